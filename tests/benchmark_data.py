@@ -76,10 +76,10 @@ def reasonbench_folder(folder: Path) -> Path:
         numbers = range(1, dimension.prompts.count + 1)
         entries = [{"id": number, "prompt": f"{name} prompt {number}", "tag": "t"} for number in numbers]
         write(folder / dimension.prompts.places[0], entries)
-        asked = {
+        questions = {
             group: {"q1": "Is it?", "c1": "1 if so", "q2": "Does it?", "c2": "0 if not"} for group in dimension.groups
         }
-        write(folder / dimension.criteria.places[0], [{**entry, **asked} for entry in entries])
+        write(folder / dimension.criteria.places[0], [{**entry, **questions} for entry in entries])
     return folder
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from adapter_runs import shard_names, write_shards
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -56,12 +58,7 @@ def sharded(directory: Path, parts: int = 3) -> Path:
     """Several files and an index."""
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
-    names, where = sorted(tensors), {}
-    for part in range(parts):
-        file, some = f"model-{part + 1:05}-of-{parts:05}.safetensors", names[part::parts]
-        save_file({name: tensors[name] for name in some}, directory / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(some, file)
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    write_shards(directory, tensors, parts, shard_names("model"), partial(save_file, metadata={"format": "pt"}))
     return directory
 
 

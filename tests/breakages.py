@@ -118,7 +118,7 @@ BREAKAGES = [
     Breakage("the average starts at its full decay", "srum_core/training/lora.py", "tuning train",
              "decay = min(self.decay, (1 + step) / (10 + step))", "decay = self.decay"),
     Breakage("centred scores are standardised too", "srum_core/training/selection.py", "selection",
-             'fmean(values), spread if how == "standardise" else 1.0', "fmean(values), spread"),
+             'fmean(values), deviation if how == "standardise" else 1.0', "fmean(values), deviation"),
     Breakage("a group's mean leaves out what was filtered", "srum_core/training/selection.py", "selection",
              "for pair in relative(pairs, settings.relative)", "for pair in relative(right, settings.relative)"),
     # ---- losses and maps ----
@@ -175,16 +175,16 @@ BREAKAGES = [
              "max(size - 1, 1)", "size"),
     # ---- features ----
     Breakage("arms with different training share what comes after it", "srum_core/ablation/plan.py", "ablate",
-             'if ("train", 1) not in needed:', 'if ("train", 9) not in needed:'),
+             'if ("train", 1) not in stages:', 'if ("train", 9) not in stages:'),
     Breakage("a cluster's change is the base's less the model's", "srum_core/analysis/activations.py", "analyze",
-             "difference(score(here, cluster)[None], score(base, cluster)[None])",
-             "difference(score(base, cluster)[None], score(here, cluster)[None])"),
+             "difference(score(values, cluster)[None], score(base, cluster)[None])",
+             "difference(score(base, cluster)[None], score(values, cluster)[None])"),
     Breakage("the doctor shows the denoiser every clock's own time", "srum_core/doctor/flow_convention.py", "doctor",
              "torch.full((len(noisy),), tell(time))", "torch.full((len(noisy),), time)"),
     Breakage("an imported score outside of [-1, 1] is taken", "srum_core/interchange/incoming.py", "interchange",
              "and not isinstance(value, bool) and -1 <= value <= 1:", "and not isinstance(value, bool):"),
     Breakage("the share of negative scores is one of images", "srum_core/report/gather.py", "report",
-             "sum(value < 0 for value in local) / len(local)", "sum(value < 0 for value in local) / len(found)"),
+             "value in local_scores) / len(local_scores)", "value in local_scores) / len(judgements)"),
     Breakage("a compared run's change is the first's less its own", "srum_core/report/comparison.py",
              "report_comparison", "difference(runs[first], rows[first], rows[name], both[name])",
              "difference(runs[first], rows[name], rows[first], both[name])"),
@@ -204,20 +204,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="those with one of these words in their name")
     words = parser.parse_args().only or [""]
-    chosen = [each for each in BREAKAGES if any(word in each.name for word in words)]
-    if wrong := [problem for each in chosen for problem in problems(each)]:
+    selection = [each for each in BREAKAGES if any(word in each.name for word in words)]
+    if wrong := [problem for each in selection for problem in problems(each)]:
         print("\n".join(wrong))
         return 2
     red: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         copy(root)
-        for number, each in enumerate(chosen, 1):
-            whole = (root / each.file).read_text(encoding="utf-8")
-            write(root / each.file, whole.replace(each.text, each.replacement), 2 * number)
+        for number, each in enumerate(selection, 1):
+            text = (root / each.file).read_text(encoding="utf-8")
+            write(root / each.file, text.replace(each.text, each.replacement), 2 * number)
             failed = run(root, test_files(each), "-x")
-            write(root / each.file, whole, 2 * number + 1)
-            print(f"{number:2}/{len(chosen)} {'caught  ' if failed else 'SURVIVED'} {each.name}", flush=True)
+            write(root / each.file, text, 2 * number + 1)
+            print(f"{number:2}/{len(selection)} {'caught  ' if failed else 'SURVIVED'} {each.name}", flush=True)
             if failed:
                 red[each.name] = failed[0]
                 print(f"               by {failed[0]}", flush=True)
@@ -225,16 +225,16 @@ def main() -> int:
     caught = [name for name, test in red.items() if test not in always]
     for test in always:
         print(f"{test} is red without any mistake: it shows nothing.")
-    print(f"{len(caught)} of {len(chosen)} mistakes are caught.")
-    return 0 if len(caught) == len(chosen) else 1
+    print(f"{len(caught)} of {len(selection)} mistakes are caught.")
+    return 0 if len(caught) == len(selection) else 1
 
 
 def problems(each: Breakage) -> list[str]:
     file = ROOT / each.file
     count = file.read_text(encoding="utf-8").count(each.text) if file.is_file() else 0
     missing = [path for path in test_files(each) if not (ROOT / path).is_file()]
-    found = [] if count == 1 else [f'"{each.name}": {each.file} holds its text {count} times, not once.']
-    return found + [f'"{each.name}": there is no {path}.' for path in missing]
+    mismatches = [] if count == 1 else [f'"{each.name}": {each.file} holds its text {count} times, not once.']
+    return mismatches + [f'"{each.name}": there is no {path}.' for path in missing]
 
 
 def test_files(each: Breakage) -> list[str]:
@@ -263,10 +263,10 @@ def run(root: Path, tests: list[str], *options: str) -> list[str]:
     paths = [str(root / path) for path in PATHS] + [os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *options, *tests]
-    done = shared().run(command, root, environment)
-    failed = re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", done.output, re.MULTILINE)  # of all parameters
-    if done.returncode not in (0, 1) or bool(failed) != (done.returncode == 1):
-        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.output[-3000:]}")
+    process = shared().run(command, root, environment)
+    failed = re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", process.output, re.MULTILINE)  # of all parameters
+    if process.returncode not in (0, 1) or bool(failed) != (process.returncode == 1):
+        raise RuntimeError(f"pytest ended with {process.returncode}:\n{process.output[-3000:]}")
     return failed
 
 

@@ -70,13 +70,13 @@ class ReadsNothing(ReadsFloats):
 class ScoresSilence(GlobalLayout):
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
         return [
-            found if isinstance(found, Score) else Score(0.0) for found in super().scores(candidate, regions, answers)
+            score if isinstance(score, Score) else Score(0.0) for score in super().scores(candidate, regions, answers)
         ]
 
 
 class DropsWhatItCannotRead(GlobalLayout):
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
-        return [found for found in super().scores(candidate, regions, answers) if isinstance(found, Score)]
+        return [score for score in super().scores(candidate, regions, answers) if isinstance(score, Score)]
 
 
 class CountsQuestions(GlobalLayout):
@@ -101,8 +101,8 @@ class NeedsRegions(GlobalLayout):
 
 class ScoresStrangers(GlobalLayout):
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
-        named = re.search(r"Region ID: (\w+)", answers[0])
-        return [Score(0.5, named[1] if named else None)] if answers[0].strip() else [Unreadable(0, "it is empty")]
+        match = re.search(r"Region ID: (\w+)", answers[0])
+        return [Score(0.5, match[1] if match else None)] if answers[0].strip() else [Unreadable(0, "it is empty")]
 
 
 class AsksAboutAnotherImage(GlobalLayout):
@@ -119,7 +119,7 @@ class ImportsTorchToRead(GlobalLayout):
 
 class AsksOnAtRandom(SelfPlay):
     def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
-        return random.sample(asked := super().further(candidate, regions, answers), len(asked))
+        return random.sample(questions := super().further(candidate, regions, answers), len(questions))
 
 
 class RemembersTurns(SelfPlay):
@@ -178,8 +178,8 @@ class Looks:
 
 class ComparesWithTheBatch(Looks):
     def brightness(self, candidates: Sequence[Candidate]) -> Tensor:
-        found = super().brightness(candidates)
-        return (found - found.mean() + 0.5).clamp(0, 1)
+        values = super().brightness(candidates)
+        return (values - values.mean() + 0.5).clamp(0, 1)
 
 
 class LosesTheOrder(Looks):

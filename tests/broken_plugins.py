@@ -240,9 +240,10 @@ KINDS: Mapping[str, tuple[type, type, Mapping[str, tuple[Any, str, str]], Mappin
 """Fixture -> the suite, the sound plugin, the broken ones, and what the suite's attributes are set to."""
 
 
-def suite(fixture: str, made: Any, **own: Any) -> type:
+def suite(fixture: str, component: Any, **members: Any) -> type:
     base, _, _, attributes = KINDS[fixture]
-    return type(f"Test{made.__name__}", (base,), {fixture: pytest.fixture(lambda self: made()), **attributes, **own})
+    members = {fixture: pytest.fixture(lambda self: component()), **attributes, **members}
+    return type(f"Test{component.__name__}", (base,), members)
 
 
 SOUND = {

@@ -74,17 +74,17 @@ class CleanEnvironment:
 
     def run(self, program: str, *arguments: str, cwd: Path | None = None, timeout: float = 600) -> str:
         """The same for any program; the name of one in `scripts` is enough. Runs in `folder` unless `cwd` is given."""
-        found = self.scripts / program  # an absolute path stays what it is
-        command = [str(found) if found.exists() else program, *arguments]
+        path = self.scripts / program  # an absolute path stays what it is
+        command = [str(path) if path.exists() else program, *arguments]
         if program in ("srum", "srum-train") or arguments[:2] == ("-m", "pytest"):
             words = arguments if arguments[:1] == ("-m",) else command
-            done = self._warm.run(words, cwd or self.folder, self._variables())
-            assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.output}"
-            return done.output
+            process = self._warm.run(words, cwd or self.folder, self._variables())
+            assert process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}:\n{process.output}"
+            return process.output
         both: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        ended = subprocess.run(command, cwd=cwd or self.folder, env=self._variables(), timeout=timeout, **both)
-        assert ended.returncode == 0, f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stdout}"
-        return ended.stdout
+        completed = subprocess.run(command, cwd=cwd or self.folder, env=self._variables(), timeout=timeout, **both)
+        assert completed.returncode == 0, f"{' '.join(command)} ended with {completed.returncode}:\n{completed.stdout}"
+        return completed.stdout
 
     @cached_property
     def _warm(self) -> Warm:
@@ -92,10 +92,10 @@ class CleanEnvironment:
         return started(self.scripts / "python")
 
     def _variables(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
-        path = os.pathsep.join([str(self.scripts), kept.get("PATH", os.defpath)])
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
+        path = os.pathsep.join([str(self.scripts), variables.get("PATH", os.defpath)])
         fixed = {"PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-        return {**kept, **fixed, "PATH": path}
+        return {**variables, **fixed, "PATH": path}
 
 
 def _third_party() -> Iterator[Path]:

@@ -98,15 +98,15 @@ class Server(ThreadingHTTPServer):
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server at work, closed at the end."""
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield made
+        yield server
     finally:
-        made.closing.set()
-        made.shutdown()
-        made.server_close()
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
         thread.join()
 
 

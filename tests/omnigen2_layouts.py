@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from adapter_runs import shard_names, write_shards
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -62,13 +64,7 @@ def sharded(directory: Path, count: int = 3) -> Path:
     for part, stem in STEMS.items():
         tensors = load_file(weights(directory, part))
         weights(directory, part).unlink()
-        names, where = sorted(tensors), {}
-        for number in range(count):
-            file, some = f"{stem}-{number + 1:05}-of-{count:05}.safetensors", names[number::count]
-            save_file({name: tensors[name] for name in some}, directory / part / file, metadata={"format": "pt"})
-            where |= dict.fromkeys(some, file)
-        index = {"metadata": {}, "weight_map": where}
-        (directory / part / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+        write_shards(directory / part, tensors, count, shard_names(stem), partial(save_file, metadata={"format": "pt"}))
     return directory
 
 
@@ -94,23 +90,23 @@ def other_sizes(directory: Path) -> Path:
         shift_factor=-0.2, down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
     )  # fmt: skip
     stated = json.loads((directory / LANGUAGE / "config.json").read_text())
-    seen = {**stated["vision_config"], "out_hidden_size": 32}
+    vision = {**stated["vision_config"], "out_hidden_size": 32}
     configure(
         directory, LANGUAGE, hidden_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2,
-        tie_word_embeddings=False, vision_config=seen,
+        tie_word_embeddings=False, vision_config=vision,
     )  # fmt: skip
     message = [json.loads((directory / part / "config.json").read_text()) for part in (HEAD, LANGUAGE, AUTOENCODER)]
-    found = read_configs(directory, *message, {"dynamic_time_shift": True})
+    configs = read_configs(directory, *message, {"dynamic_time_shift": True})
     torch.manual_seed(0)
     language = Qwen2_5_VLForConditionalGeneration(language_config(message[1])).state_dict()
-    spoken = {official_name(name): language[name] for name in language_state(found.language)}
-    autoencoder = type(found.autoencoder()).from_config(message[2])
+    spoken = {official_name(name): language[name] for name in language_state(configs.language)}
+    autoencoder = type(configs.autoencoder()).from_config(message[2])
     for part, tensors in (
-        (HEAD, Denoiser(found.transformer, references=True).state_dict()),
+        (HEAD, Denoiser(configs.transformer, references=True).state_dict()),
         (AUTOENCODER, autoencoder.state_dict()),
         (LANGUAGE, spoken),
     ):
         # Nothing stays as it was initialised, so that a term that is forgotten shows.
-        moved = {name: (each + 0.1 * torch.randn(each.shape)).contiguous() for name, each in tensors.items()}
-        save_file(moved, weights(directory, part), metadata={"format": "pt"})
+        noisy = {name: (each + 0.1 * torch.randn(each.shape)).contiguous() for name, each in tensors.items()}
+        save_file(noisy, weights(directory, part), metadata={"format": "pt"})
     return directory

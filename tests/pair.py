@@ -34,17 +34,17 @@ class Pair:
 
     pipes: Sequence[Connection]
 
-    def do(self, work: Callable[..., Any], *given: Any) -> list[Any]:
+    def do(self, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Both call `work(*given)`; what they return. Fails if one raises, or if they wait for each other for ever."""
         for pipe in self.pipes:
-            pipe.send((work, given))
-        found = []
+            pipe.send((work, arguments))
+        results = []
         for rank, pipe in enumerate(self.pipes):
-            assert pipe.poll(WAIT), f"process {rank} hangs in {work.__name__}{given}"
+            assert pipe.poll(WAIT), f"process {rank} hangs in {work.__name__}{arguments}"
             wrong, result = pipe.recv()
             assert not wrong, f"process {rank}: {wrong}"
-            found.append(result)
-        return found
+            results.append(result)
+        return results
 
 
 @contextmanager
@@ -63,9 +63,9 @@ def started(folder: Path) -> Iterator[Pair]:
             worker.join()
 
 
-def alone(rank: int, work: Callable[..., Any], *given: Any, **variables: str) -> ForkServerProcess:
+def alone(rank: int, work: Callable[..., Any], *arguments: Any, **variables: str) -> ForkServerProcess:
     """A process of its own that is rank 0 or 1 of 2 but meets nobody, with these variables; already running."""
-    worker = server().Process(target=run_alone, args=(rank, variables, work, given))
+    worker = server().Process(target=run_alone, args=(rank, variables, work, arguments))
     worker.start()
     return worker
 
@@ -79,17 +79,17 @@ def serve(rank: int, pipe: Connection, folder: Path) -> None:
     become(rank)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     while True:
-        work, given = pipe.recv()
+        work, arguments = pipe.recv()
         try:
-            pipe.send(("", work(*given)))
+            pipe.send(("", work(*arguments)))
         except BaseException:
             pipe.send((traceback.format_exc(), None))
 
 
-def run_alone(rank: int, variables: dict[str, str], work: Callable[..., Any], given: Sequence[Any]) -> None:
+def run_alone(rank: int, variables: dict[str, str], work: Callable[..., Any], arguments: Sequence[Any]) -> None:
     become(rank)
     os.environ.update(variables)
-    work(*given)
+    work(*arguments)
 
 
 def become(rank: int) -> None:

@@ -70,14 +70,14 @@ class Mean(Odd):
 def make_run(folder: Path, count: int = 6, rounds: int = 1, *settings: str) -> Run:
     """A finished run with `count` candidates a round. The second cannot be read, the third has no latent; the scores of
     candidate i (of more than three) are worse the larger i is."""
-    chosen = [each.lstrip("-") for each in COMPONENTS if "benchmark" not in each]
-    chosen += [
+    options = [each.lstrip("-") for each in COMPONENTS if "benchmark" not in each]
+    options += [
         "benchmark=reporting:Odd",
         f"rounds={rounds}",
         f"adapter.checkpoint={json.dumps(ODD, ensure_ascii=False)}",
     ]
     registry = discover()
-    run = Run.create(folder, load_settings(None, (), None, [*chosen, *settings], registry), registry)
+    run = Run.create(folder, load_settings(None, (), None, [*options, *settings], registry), registry)
     for k in range(1, rounds + 1):
         _write_round(run, k, count)
     for k in (None, *range(1, rounds + 1)):
@@ -97,12 +97,12 @@ def _write_round(run: Run, k: int, count: int) -> None:
             save_file({"clean": torch.zeros(4, 4, 3)}, latents / f"{item.id}.safetensors")
     judgements = [_judgement(candidate, index, count) for index, candidate in enumerate(candidates)]
     groundings = [Grounding(each.candidate, each.regions) for each in judgements]
-    for records, found in (
+    for records, items in (
         (run.candidates(k), candidates),
         (run.groundings(k), groundings),
         (run.judgements(k), judgements),
     ):
-        records.extend(found)
+        records.extend(items)
         records.mark_done()
     rows = [
         {
@@ -137,45 +137,45 @@ def _judgement(candidate: Candidate, index: int, count: int) -> Judgement:
         Score(value, "1", f"{ODD} left", "local", label=ODD, stated=0.5, rules=(ODD,)),
         Score(-0.5, "2", "needle" if index == 4 else "hay", "local"),
     )
-    said = Exchange(ODD, Question(candidate.image, ODD), f"{ODD} and \ud800 half a character")
+    exchange = Exchange(ODD, Question(candidate.image, ODD), f"{ODD} and \ud800 half a character")
     failures = (Unreadable(0, f"{ODD} unreadable", None, "local"),) if index == 1 else ()
-    return Judgement(candidate.id, (left, right), scores, (said,), failures)
+    return Judgement(candidate.id, (left, right), scores, (exchange,), failures)
 
 
 def _write_evaluation(run: Run, k: int | None) -> None:
-    made = Evaluation.after(run, k)
-    made.keep()
-    records, measured = made.images(), []
-    found = []
+    evaluation = Evaluation.after(run, k)
+    evaluation.keep()
+    records, measures = evaluation.images(), []
+    candidates = []
     for index, item in enumerate(run.planned_evaluation()):
         path = draw(records.folder / "images" / f"{item.id}.png", index + 7 * (k is not None))
         right = index % 2 if k is None else index // 2 % 2  # one stays right, one wrong, one is won, one is lost
         values = {"green": 0.25 + 0.1 * index * (k is not None), "correct": float(right)}
-        found.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed))
-        measured.append(Measures(item.id, item.prompt.id, 0, values))
-    records.extend(found)
-    tabulate(made, measured)
-    (made.folder / "DONE").write_text("4\n")
+        candidates.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed))
+        measures.append(Measures(item.id, item.prompt.id, 0, values))
+    records.extend(candidates)
+    tabulate(evaluation, measures)
+    (evaluation.folder / "DONE").write_text("4\n")
 
 
-def tabulate(made: Evaluation, measured: Sequence[Measures], **about: Any) -> None:
+def tabulate(evaluation: Evaluation, measures: Sequence[Measures], **about: Any) -> None:
     """Write an evaluation's measures and its table."""
-    folder, benchmark = made.folder / "tables" / "rules", made.benchmark()
-    write_list(folder / "images.jsonl", measured)
-    rows = [Row(ODD, 0.6 if made.source and made.source[1] else 0.5, 4, 0.05)]
+    folder, benchmark = evaluation.folder / "tables" / "rules", evaluation.benchmark()
+    write_list(folder / "images.jsonl", measures)
+    rows = [Row(ODD, 0.6 if evaluation.source and evaluation.source[1] else 0.5, 4, 0.05)]
     if isinstance(benchmark, Mean):
-        rows = list(benchmark.table([(each.id, each.values) for each in measured]))
+        rows = list(benchmark.table([(each.id, each.values) for each in measures]))
     tables.write(folder / "table.json", tables.BenchmarkTable("toy", "test", "a model", tuple(rows), **about))
 
 
 def score(run: Run, round: int, *right: int, **about: Any) -> None:
     """Score the images of a round again: which of its four are right."""
-    made = Evaluation.after(run, round)
+    evaluation = Evaluation.after(run, round)
     plan = run.planned_evaluation()
-    measured = [
+    measures = [
         Measures(item.id, item.prompt.id, 0, {"correct": float(value)}) for item, value in zip(plan, right, strict=True)
     ]
-    tabulate(made, measured, **about)
+    tabulate(evaluation, measures, **about)
 
 
 def draw(path: Path, number: int, side: int = SIDE) -> Path:

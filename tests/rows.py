@@ -28,14 +28,15 @@ def each_case(cases: Sequence[tuple[str, Mapping[str, Any]]]) -> Callable[[Test]
         fixtures = [each for name, each in signature.parameters.items() if name not in cases[0][1]]
 
         @wraps(test)
-        def every(*own: Any, subtests: pytest.Subtests, **given: Any) -> None:
+        def every(*arguments: Any, subtests: pytest.Subtests, **values: Any) -> None:
             for number, (label, case) in enumerate(cases):
                 with subtests.test(label), pytest.MonkeyPatch.context() as patch:
-                    if "tmp_path" in given:
-                        folder = given["tmp_path"] / f"row-{number}"
+                    if "tmp_path" in values:
+                        folder = values["tmp_path"] / f"row-{number}"
                         folder.mkdir()
                         case = {**case, "tmp_path": folder}
-                    test(*own, **{**given, **case, **({"monkeypatch": patch} if "monkeypatch" in given else {})})
+                    fixed = {"monkeypatch": patch} if "monkeypatch" in values else {}
+                    test(*arguments, **{**values, **case, **fixed})
 
         added = inspect.Parameter("subtests", inspect.Parameter.KEYWORD_ONLY)
         every.__signature__ = signature.replace(parameters=[*fixtures, added])  # type: ignore[attr-defined]
@@ -45,5 +46,5 @@ def each_case(cases: Sequence[tuple[str, Mapping[str, Any]]]) -> Callable[[Test]
 
 
 def _label(case: Mapping[str, Any]) -> str:
-    shown = ", ".join(repr(value)[:80] for value in case.values())
-    return shown.encode(errors="backslashreplace").decode()
+    label = ", ".join(repr(value)[:80] for value in case.values())
+    return label.encode(errors="backslashreplace").decode()

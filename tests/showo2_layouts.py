@@ -10,11 +10,12 @@ from typing import Any
 
 import attrs
 import torch
+from adapter_runs import shard_names, write_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
 from srum_core.models.weights import read_json
-from srum_showo2.checkpoint import language_config, open_checkpoint, wanted
+from srum_showo2.checkpoint import expected_shapes, language_config, open_checkpoint
 from srum_showo2.model import ShowO2
 from srum_showo2.options import Options, Sampling
 
@@ -63,7 +64,7 @@ def tied(directory: Path) -> Path:
 
 def sharded(directory: Path, parts: int = 3) -> Path:
     """Several files and an index, under the names that the official writer gives them."""
-    return _split(directory, parts, "pytorch_model-{:05}-of-{:05}.bin", SHARDED, torch.save)
+    return _split(directory, parts, ("pytorch_model-{number:05}-of-{count:05}.bin", SHARDED), torch.save)
 
 
 def as_safetensors(directory: Path) -> Path:
@@ -73,19 +74,13 @@ def as_safetensors(directory: Path) -> Path:
 
 
 def sharded_safetensors(directory: Path, parts: int = 2) -> Path:
-    name = "diffusion_pytorch_model-{:05}-of-{:05}.safetensors"
-    return _split(directory, parts, name, "diffusion_pytorch_model.safetensors.index.json", save_file)
+    return _split(directory, parts, shard_names("diffusion_pytorch_model"), save_file)
 
 
-def _split(directory: Path, parts: int, name: str, index: str, save: Callable[..., object]) -> Path:
-    tensors, where = stored(directory), {}
+def _split(directory: Path, parts: int, names: tuple[str, str], save: Callable[..., object]) -> Path:
+    tensors = stored(directory)
     (directory / WEIGHTS).unlink()
-    for part in range(parts):
-        some = sorted(tensors)[part::parts]
-        file = name.format(part + 1, parts)
-        save({each: tensors[each] for each in some}, directory / file)
-        where |= dict.fromkeys(some, file)
-    (directory / index).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    write_shards(directory, tensors, parts, names, save)
     return directory
 
 
@@ -95,7 +90,7 @@ def without_projections(directory: Path) -> Path:
     speaks = {**read_json(directory / "llm" / "config.json"), "hidden_size": width}
     (directory / "llm" / "config.json").write_text(json.dumps(speaks))
     sizes = open_checkpoint(Options(checkpoint=str(CHECKPOINT), device="cpu")).sizes
-    shapes = wanted(attrs.evolve(sizes, language=language_config(speaks, sizes.language.vocab_size)))
+    shapes = expected_shapes(attrs.evolve(sizes, language=language_config(speaks, sizes.language.vocab_size)))
     rng = torch.Generator().manual_seed(2)
 
     def make(tensors: Tensors) -> None:

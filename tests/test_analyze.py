@@ -60,11 +60,11 @@ def test_bagels_neurons_are_seen_in_generating_by_the_expert_that_draws(model) -
 
 
 def test_steps_that_are_chosen() -> None:
-    assert steps.chosen("", 24) == [0, 2, 4, 8, 12, 16, 23]
-    assert steps.chosen("5,1", 24) == [1, 5]
+    assert steps.parse_steps("", 24) == [0, 2, 4, 8, 12, 16, 23]
+    assert steps.parse_steps("5,1", 24) == [1, 5]
     for text in ("24", "a", "-1"):
         with pytest.raises(ConfigError, match="from 0 to 23"):
-            steps.chosen(text, 24)
+            steps.parse_steps(text, 24)
 
 
 @each_row(

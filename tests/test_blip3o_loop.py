@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from adapter_runs import answer_by_script, generated, same, stored_images
 from blip3o_layouts import BESIDE, CHECKPOINT, build, copied, sharded, tied, tower_inside
 from near import off
 from PIL import Image
-from run_images import generated, kept
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -26,7 +25,6 @@ from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_core.runs.run import Run
 from srum_core.training.latent_cache import Latents
-from srum_judges.scripted import Scripted
 
 TINY = [
     "adapter.device=cpu", "adapter.vision_pixels=[3136, 12544]", "adapter.sampling.steps=3",
@@ -41,33 +39,25 @@ def no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
-    given = ["--adapter", "blip3o", "--checkpoint", str(checkpoint), *TINY, *arguments, "--out", str(folder)]
-    assert train_main(given) == 0
+    words = ["--adapter", "blip3o", "--checkpoint", str(checkpoint), *TINY, *arguments, "--out", str(folder)]
+    assert train_main(words) == 0
     return Run.open(folder)
 
 
 @pytest.fixture
-def tongue(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
-    """Words in the mouth of a model whose random weights have none; it still says itself how it writes boxes."""
-    asked: list[Question] = []
-
-    def answer(self: Blip3o, questions: Sequence[Question]) -> Sequence[str]:
-        asked.extend(questions)
-        return Scripted().answer(questions)
-
-    monkeypatch.setattr(Blip3o, "answer", answer)
-    return asked
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    return answer_by_script(monkeypatch, Blip3o)
 
 
-def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
+def test_the_whole_loop(tmp_path: Path, questions: list[Question]) -> None:
     """generate, native ground, verify, judge, train, save, reload; then it draws something else."""
     done = run(tmp_path / "run", "verifier=verify-boxes")
     folder = done.round_folder(1)
     for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "metrics.jsonl"):
         assert (folder / stage).exists()
     # The image is 32x32 in the file and 56x56 for the model, which is what it was told and what its boxes count in.
-    assert any("counts as 56 wide and 56 high" in question.text for question in tongue)
-    assert any("Verdict:" in question.text for question in tongue)
+    assert any("counts as 56 wide and 56 high" in question.text for question in questions)
+    assert any("Verdict:" in question.text for question in questions)
     for grounding in done.groundings(1):
         assert [region.box for region in grounding.regions] == [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]
     assert all(judged.scores and not judged.failures for judged in done.judgements(1))
@@ -75,9 +65,9 @@ def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
     assert [each["step"] for each in metrics] == [1, 2]
     assert {each["cells"] for each in metrics} == {3 * 64}
     result = folder / "checkpoint"
-    before = kept(done)
-    assert all((a == b).all() for a, b in zip(before, generated(done, CHECKPOINT), strict=True))
-    assert any((a != b).any() for a, b in zip(before, generated(done, result), strict=True))
+    before = stored_images(done)
+    assert same(before, generated(done, CHECKPOINT))
+    assert not same(before, generated(done, result))
     with safe_open(result / TRAINED, "pt") as trained, safe_open(CHECKPOINT / "model.safetensors", "pt") as base:
         names = set(trained.keys())
         assert names == {name for name in base.keys() if ".dit." in name or "latent_queries" in name}  # noqa: SIM118
@@ -92,9 +82,7 @@ def test_the_command_with_scripted_answers(tmp_path: Path) -> None:
     """What a person types who only has a checkpoint that cannot speak."""
     done = run(tmp_path / "run", "answerer=scripted")
     assert all(len(grounding.regions) == 2 for grounding in done.groundings(1))
-    assert any(
-        (a != b).any() for a, b in zip(kept(done), generated(done, tmp_path / "run/round-1/checkpoint"), strict=True)
-    )
+    assert not same(stored_images(done), generated(done, tmp_path / "run/round-1/checkpoint"))
 
 
 def test_another_form_of_the_layout(tmp_path: Path) -> None:
@@ -102,7 +90,7 @@ def test_another_form_of_the_layout(tmp_path: Path) -> None:
     checkpoint = sharded(tied(tower_inside(copied(tmp_path))))
     done = run(tmp_path / "run", "answerer=scripted", "generate.limit=2", "train.steps=1", checkpoint=checkpoint)
     after = generated(done, done.stage_folder("train", 1))
-    assert any((a != b).any() for a, b in zip(kept(done), after, strict=True))
+    assert not same(stored_images(done), after)
 
 
 def test_two_rounds_and_an_export(tmp_path: Path) -> None:
@@ -113,10 +101,7 @@ def test_two_rounds_and_an_export(tmp_path: Path) -> None:
         assert "model.latent_queries" not in names
     out = tmp_path / "whole"
     assert main(["export", str(done.folder), "--out", str(out), "--to", "checkpoint", "--round", "2"]) == 0
-    assert all(
-        (a == b).all()
-        for a, b in zip(generated(done, out), generated(done, done.stage_folder("train", 2)), strict=True)
-    )
+    assert same(generated(done, out), generated(done, done.stage_folder("train", 2)))
     before, after = load_file(CHECKPOINT / "model.safetensors"), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -171,9 +156,9 @@ def test_training_goes_by_the_models_own_times(tmp_path: Path) -> None:
 def test_a_model_that_cannot_speak_is_not_trained_on_guesses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--adapter", "blip3o", "--checkpoint", str(CHECKPOINT), *TINY, "generate.limit=1", "ground.retries=0"]
+    words = ["--adapter", "blip3o", "--checkpoint", str(CHECKPOINT), *TINY, "generate.limit=1", "ground.retries=0"]
     more = ["grounder.max_new_tokens=4", "--out", str(tmp_path / "run")]
-    assert train_main([*given, *more]) == 2
+    assert train_main([*words, *more]) == 2
     assert "nothing to train on" in capsys.readouterr().err
 
 
@@ -199,8 +184,8 @@ def test_the_bundled_model_draws_what_is_asked() -> None:
 def test_the_bundled_models_work_together(tmp_path: Path) -> None:
     """`--preset shapes`: one draws and is trained, the other judges."""
     few = ["prompts=shapes:train:4", "generate.candidates=1", "benchmark=", "train.steps=1", "adapter.sampling.steps=8"]
-    given = ["--adapter", "blip3o", "--preset", "shapes", *few, "map=paper", "loss.constraint=0.5"]
-    assert train_main([*given, "--out", str(tmp_path / "run")]) == 0
+    words = ["--adapter", "blip3o", "--preset", "shapes", *few, "map=paper", "loss.constraint=0.5"]
+    assert train_main([*words, "--out", str(tmp_path / "run")]) == 0
     done = Run.open(tmp_path / "run")
     assert all(judged.scores for judged in done.judgements(1))
     assert json.loads((done.stage_folder("train", 1) / BASE).read_text())["checkpoint"] == "bundled:shapes"

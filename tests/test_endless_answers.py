@@ -96,7 +96,7 @@ def opened(kind: str, name: str, folder: Path) -> Interview:
     benchmark = registry.create("benchmark", name, **options)
     prompt = benchmark.prompts("test")[0]
     candidate = Candidate("c", prompt, candidate.image, candidate.size, 0)
-    return answers.opened(name, benchmark, candidate)
+    return answers.open_interview(name, benchmark, candidate)
 
 
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in READERS if pair not in MUTE])

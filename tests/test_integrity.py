@@ -217,7 +217,7 @@ def test_the_page_of_errors_says_what_is_told(judged: Path, tmp_path: Path, faul
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [lambda run: incoming.judged(run, 1), lambda run: reread._again(run, 1)])
+@pytest.mark.parametrize("read", [lambda run: incoming.judged(run, 1), lambda run: reread._read_again(run, 1)])
 def test_a_lost_judgement_is_not_left_out_of_what_is_made_from_a_finished_round(run: Run, read: Any) -> None:
     assert len(list(read(run))) == len(run.planned(1))
     cut_line(run.stage_folder("judge", 1) / "part-0.jsonl")

@@ -217,7 +217,8 @@ def test_every_plugin_package_is_shipped_registered_and_typed() -> None:
 
 
 def test_parsed_arguments_stay_where_they_are_parsed() -> None:
-    """A function that takes a Namespace reads it, or makes a plan of it (`of`, `given`); no other function has one."""
+    """A function that takes a Namespace reads it, or makes a plan of it (`of`, `from_parsed`); no other function has
+    one."""
     wrong = []
     for path in files(ROOT / "srum_core"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -228,7 +229,7 @@ def test_parsed_arguments_stay_where_they_are_parsed() -> None:
             passed = {
                 ast.unparse(call.func).split(".")[-1] for call in calls for each in call.args if _name(each) in taken
             }
-            if passed - {"of", "given", "vars"}:
+            if passed - {"of", "from_parsed", "vars"}:
                 wrong.append((path.name, function.name, passed))
     assert not wrong
 

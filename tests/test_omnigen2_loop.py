@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from adapter_runs import answer_by_script, generated, same, stored_images
 from omnigen2_layouts import CHECKPOINT, HEAD, copied, sharded, weights
-from run_images import generated, kept
 from safetensors.torch import load_file
 
 from srum_core.cli.main import main, train_main
@@ -19,7 +17,6 @@ from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_core.runs.run import Run
 from srum_core.training.trainer import Trainer
-from srum_judges.scripted import Scripted
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options
 
@@ -44,10 +41,6 @@ def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
     return Run.open(folder)
 
 
-def other(before: list[np.ndarray], after: list[np.ndarray]) -> bool:
-    return any((a != b).any() for a, b in zip(before, after, strict=True))
-
-
 def trained(folder: Path) -> set[str]:
     """Names of the transformer's tensors that are not the golden checkpoint's."""
     before, after = load_file(weights(CHECKPOINT, HEAD)), load_file(weights(folder, HEAD))
@@ -56,37 +49,29 @@ def trained(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def tongue(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
-    """Words in the mouth of a model whose random weights have none; it still says itself how it writes boxes."""
-    asked: list[Question] = []
-
-    def answer(self: OmniGen2, questions: Sequence[Question]) -> Sequence[str]:
-        asked.extend(questions)
-        return Scripted().answer(questions)
-
-    monkeypatch.setattr(OmniGen2, "answer", answer)
-    return asked
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    return answer_by_script(monkeypatch, OmniGen2)
 
 
 @pytest.mark.slow
-def test_the_whole_loop_with_full_training(tmp_path: Path, tongue: list[Question]) -> None:
+def test_the_whole_loop_with_full_training(tmp_path: Path, questions: list[Question]) -> None:
     """generate, native ground, verify, judge, train, save, reload; then it generates something else."""
     done = run(tmp_path / "run", "verifier=verify-boxes", "train.method=full")
     folder = done.round_folder(1)
     for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "metrics.jsonl"):
         assert (folder / stage).exists()
     # The image is 64x48 in the file and 56x56 for the model, which is what it was told and what its boxes count in.
-    assert any("counts as 56 wide and 56 high" in question.text for question in tongue)
-    assert any("Verdict:" in question.text for question in tongue)
+    assert any("counts as 56 wide and 56 high" in question.text for question in questions)
+    assert any("Verdict:" in question.text for question in questions)
     for grounding in done.groundings(1):
         assert [region.box for region in grounding.regions] == [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]
     assert all(judged.scores and not judged.failures for judged in done.judgements(1))
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {each["cells"] for each in metrics} == {3 * 3 * 4}
     result = folder / "checkpoint"
-    before = kept(done)
-    assert not other(before, generated(done, CHECKPOINT))
-    assert other(before, generated(done, result))
+    before = stored_images(done)
+    assert same(before, generated(done, CHECKPOINT))
+    assert not same(before, generated(done, result))
     names = trained(result)
     assert not [name for name in names if name.startswith(("ref_image", "image_index"))]
     assert {"x_embedder.weight", "norm_out.linear_2.weight", "context_refiner.0.attn.to_q.weight"} <= names
@@ -105,7 +90,7 @@ def test_low_rank_adapters_in_two_rounds_and_an_export(tmp_path: Path) -> None:
     assert (done.stage_folder("train", 1) / "adapter_config.json").is_file()
     out = tmp_path / "out"
     assert main(["export", str(done.folder), "--out", str(out), "--to", "checkpoint"]) == 0
-    assert other(kept(done), generated(done, out))
+    assert not same(stored_images(done), generated(done, out))
     assert len(list((out / HEAD).glob("*-of-00003.safetensors"))) == 3
     before, after = (
         {name: tensor for file in (where / HEAD).glob("*.safetensors") for name, tensor in load_file(file).items()}
@@ -144,7 +129,7 @@ def test_interrupted_and_resumed_is_the_same_run(tmp_path: Path, monkeypatch: py
     ]
     for name in files:
         assert (again.round_folder(1) / name).read_bytes() == (whole.round_folder(1) / name).read_bytes(), name
-    for one, two in zip(kept(whole), kept(again), strict=True):
+    for one, two in zip(stored_images(whole), stored_images(again), strict=True):
         assert (one == two).all()
 
 
@@ -192,8 +177,8 @@ def test_the_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str]) -> N
         "train.max_cells=24",
         'judges=[{use="global-layout", max_new_tokens=8}]',
     ]
-    given = ["doctor", "--adapter", "omnigen2", "--checkpoint", str(CHECKPOINT), *TINY[:3], *few]
-    assert main(given) == 0
+    words = ["doctor", "--adapter", "omnigen2", "--checkpoint", str(CHECKPOINT), *TINY[:3], *few]
+    assert main(words) == 0
     message = capsys.readouterr().out
     for check in ("shape of latents", "place in latents", "encode again", "seeds", "words", "neighbours", "gradients"):
         assert re.search(rf"{check} +│ fine", message), check

@@ -14,7 +14,7 @@ from tiny_models import trained_by_its_preset
 
 from pretraining.fit import as_tensor
 from pretraining.measure_head import rendered
-from pretraining.showo2 import load, main, normalise, still
+from pretraining.showo2 import load, main, normalise, use_last_slices
 from srum_showo2.autoencoder import Autoencoder
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_the_model_has_the_autoencoder_that_was_trained(out: Path) -> None:
 def test_images_need_the_last_slice_of_a_kernel_alone(autoencoder: Autoencoder, images: torch.Tensor) -> None:
     before = autoencoder.encode(images)
     decoded = autoencoder.decode(before)
-    still(autoencoder.net)
+    use_last_slices(autoencoder.net)
     assert off(autoencoder.encode(images), before) <= 1e-5
     assert off(autoencoder.decode(before), decoded) <= 1e-5
 

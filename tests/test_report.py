@@ -21,7 +21,7 @@ from srum_core.cli import main
 from srum_core.errors import RecordError
 from srum_core.evaluation.statistics import Estimate
 from srum_core.report import charts
-from srum_core.report.gallery import chosen, data_uri
+from srum_core.report.gallery import choose_ids, data_uri
 from srum_core.report.gather import gather
 from srum_core.report.page import embedded, render, write_report
 from srum_core.runs.run import Run
@@ -209,10 +209,10 @@ def test_a_limit_keeps_the_worst_the_best_and_what_changed_most(folder: Path) ->
 def test_a_choice_is_exact_in_number_and_keeps_the_order() -> None:
     ids = [f"{index:03}" for index in range(100)]
     for limit in (1, 2, 5, 50, 99):
-        kept = chosen(ids, {name: float(name) for name in ids[::2]}, limit)
+        kept = choose_ids(ids, {name: float(name) for name in ids[::2]}, limit)
         assert len(kept) == limit
         assert kept == sorted(kept)
-    assert chosen(ids, {}, 0) == ids
+    assert choose_ids(ids, {}, 0) == ids
 
 
 def test_small_images_stay_as_they_are_and_large_ones_become_small(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_logs_that_were_tampered_with_are_noticed(tmp_path: Path, monkeypatch: p
 
 class Launched(SrumLoss):
     def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
-        assert fsdp.wanted()
+        assert fsdp.is_requested()
         assert (os.environ["WORLD_SIZE"], os.environ["FSDP_STATE_DICT_TYPE"]) == ("2", "FULL_STATE_DICT")
         return super().__call__(step)
 

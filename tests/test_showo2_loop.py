@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_images import generated, kept
+from adapter_runs import generated, same, stored_images
 from showo2_layouts import CHECKPOINT, WEIGHTS, copied, sharded, stored, tied
 from warm import shared
 
@@ -25,17 +25,13 @@ TINY = [
 ]  # fmt: skip
 
 
-def given(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> list[str]:
+def words(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> list[str]:
     return ["--adapter", "showo2", "--checkpoint", str(checkpoint), *TINY, *arguments, "--out", str(folder)]
 
 
 def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
-    assert train_main(given(folder, *arguments, checkpoint=checkpoint)) == 0
+    assert train_main(words(folder, *arguments, checkpoint=checkpoint)) == 0
     return Run.open(folder)
-
-
-def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
-    return all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
 def changed(checkpoint: Path, base: Path = CHECKPOINT) -> set[str]:
@@ -54,8 +50,8 @@ def test_the_whole_loop(tmp_path: Path) -> None:
     assert all(judged.scores and not judged.failures for judged in done.judgements(1))
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [each["step"] for each in metrics] == [1, 2]
-    assert same(kept(done), generated(done, CHECKPOINT))
-    assert not same(kept(done), generated(done, folder / "checkpoint"))
+    assert same(stored_images(done), generated(done, CHECKPOINT))
+    assert not same(stored_images(done), generated(done, folder / "checkpoint"))
     names = changed(folder / "checkpoint")
     assert "diffusion_head_b.linear.weight" in names
     assert all(name.startswith(("diff_proj.", "diffusion_head_")) for name in names)
@@ -81,7 +77,7 @@ def test_another_form_of_the_layout_over_two_rounds(tmp_path: Path) -> None:
     plan = again.planned(2)
     model = again.registry.create("adapter", again.settings.adapter, checkpoint=str(first))
     samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
-    assert same(kept(done, 2), [np.asarray(sample.image) for sample in samples])
+    assert same(stored_images(done, 2), [np.asarray(sample.image) for sample in samples])
 
 
 def test_low_rank_adapters_and_an_export(tmp_path: Path) -> None:
@@ -93,7 +89,7 @@ def test_low_rank_adapters_and_an_export(tmp_path: Path) -> None:
     names = changed(out)
     assert names
     assert all(name.startswith("diffusion_head_a.") and "_proj." in name for name in names)
-    assert not same(kept(done), generated(done, out))
+    assert not same(stored_images(done), generated(done, out))
     assert (out / WEIGHTS).is_file()
 
 
@@ -118,7 +114,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
 def test_killed_and_resumed_gives_the_same(tmp_path: Path, there: str) -> None:
     settings = ["train.steps=3", "train.save_every=1", "generate.batch=1", "generate.limit=2"]
     whole, folder = run(tmp_path / "whole", *settings), tmp_path / "run"
-    code = f"import sys; from srum_core.cli.main import train_main; sys.exit(train_main({given(folder, *settings)!r}))"
+    code = f"import sys; from srum_core.cli.main import train_main; sys.exit(train_main({words(folder, *settings)!r}))"
 
     def kill(process: int) -> None:
         while not (folder / there).exists() and Path(f"/proc/{process}/exe").exists():

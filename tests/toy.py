@@ -161,9 +161,9 @@ class ToyModel:
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        whole = {**self.denoiser.state_dict(), **weights}
+        tensors = {**self.denoiser.state_dict(), **weights}
         save_file(
-            {name: tensor.detach().clone().contiguous() for name, tensor in whole.items()},
+            {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},
             directory / "toy.safetensors",
         )
 
@@ -194,20 +194,20 @@ class ToyJudge:
     """One question about the whole, one about each region."""
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        asked = [Question(candidate.image, candidate.prompt.text)]
-        return asked + [Question(candidate.image, f"Region ID: {region.id}", crop=region.box) for region in regions]
+        questions = [Question(candidate.image, candidate.prompt.text)]
+        return questions + [Question(candidate.image, f"Region ID: {region.id}", crop=region.box) for region in regions]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
     ) -> Sequence[Score | Unreadable]:
-        found: list[Score | Unreadable] = []
+        scores: list[Score | Unreadable] = []
         for index, (region, answer) in enumerate(zip([None, *[r.id for r in regions]], answers, strict=True)):
             match = re.search(r"Score: (-?(?:0(?:\.\d+)?|1(?:\.0+)?))(?!\S)", answer)
             if match:
-                found.append(Score(float(match[1]), region, judge="toy"))
+                scores.append(Score(float(match[1]), region, judge="toy"))
             else:
-                found.append(Unreadable(index, "there is no score", region, "toy"))
-        return found
+                scores.append(Unreadable(index, "there is no score", region, "toy"))
+        return scores
 
 
 class ToyBenchmark:

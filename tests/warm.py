@@ -70,15 +70,15 @@ class Warm:
         """`watch` is called with the number of the process while it runs."""
         assert self.server.stdin
         with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as log:
-            asked = {"program": list(program), "cwd": str(cwd), "environment": dict(environment), "log": log.name}
-            self.server.stdin.write(json.dumps(asked) + "\n")
+            request = {"program": list(program), "cwd": str(cwd), "environment": dict(environment), "log": log.name}
+            self.server.stdin.write(json.dumps(request) + "\n")
             self.server.stdin.flush()
-            process = self._told()
+            process = self._read_number()
             if watch:
                 watch(process)
-            return Done(os.waitstatus_to_exitcode(self._told()), log.read())
+            return Done(os.waitstatus_to_exitcode(self._read_number()), log.read())
 
-    def _told(self) -> int:
+    def _read_number(self) -> int:
         assert self.server.stdout
         line = self.server.stdout.readline()
         assert line, "the server has ended"
@@ -106,10 +106,10 @@ def serve() -> None:
         importlib.import_module(name)
     out = os.fdopen(os.dup(1), "w")
     for line in iter(sys.stdin.readline, ""):
-        asked = json.loads(line)
+        request = json.loads(line)
         process = os.fork()
         if not process:
-            become(**asked)
+            become(**request)
         print(process, file=out, flush=True)
         print(os.waitpid(process, 0)[1], file=out, flush=True)
 
@@ -122,9 +122,9 @@ def become(program: list[str], cwd: str, environment: dict[str, str], log: str) 
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    here = str(Path(program[0]).parent) if program[0] not in ("-c", "-m") else ""
+    folder = str(Path(program[0]).parent) if program[0] not in ("-c", "-m") else ""
     added = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:1] = [here or cwd, *added]
+    sys.path[:1] = [folder or cwd, *added]
     importlib.invalidate_caches()
     os._exit(status(program))
 

@@ -1,5 +1,5 @@
-"""The published layout: the tensors of each part, with sizes read from the weights and no tensor unused; what training
-saves; and the feature tower, inside or beside the checkpoint."""
+"""The published layout: the tensors of each part, with sizes from the weights and no tensor unused; trained weights;
+and the feature tower, inside or beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from srum_core.models.weights import (
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
 STEM, TRAINED, BASE = "model", "trained.safetensors", "base.json"
-"""The published layout's weights; what training saved, and the name of its base checkpoint."""
+"""Files of the published layout's weights, of trained weights, and of the name of their base checkpoint."""
 CONFIG, FOLDER = "tower_config.json", "eva_clip_vision_tower"
-"""Of a feature tower beside the checkpoint."""
+"""Configuration and folder of a feature tower beside the checkpoint."""
 OFFICIAL_TOWER = "jiuhai/eva_clip_vision_tower"
 """The hub id from which the official code loads the feature tower."""
 CHECKPOINTS = Checkpoints(
@@ -71,7 +71,7 @@ class Checkpoint:
 
     stored: Stored
     base: str
-    """The published checkpoint, itself or the one that it was trained from: a directory or a hub id."""
+    """The published checkpoint, or the one that this was trained from: a directory or a hub id."""
     config: dict[str, Any]
     sizes: Sizes
 
@@ -81,7 +81,7 @@ class Checkpoint:
 
     @property
     def stride(self) -> int:
-        """Tower patches per feature token and side: the last field of `gen_pooling`, early_pool2d_4."""
+        """Tower patches per side of a feature token: the last field of `gen_pooling`, such as early_pool2d_4."""
         last = str(self.config.get("gen_pooling", "")).rpartition("_")[2]
         if not last.isdecimal() or not int(last):
             raise CheckpointError(
@@ -119,8 +119,8 @@ def open_checkpoint(name: str, device: str) -> Checkpoint:
 
 
 def _overlay(stored: Stored, trained: Path, names: Sequence[str] | None) -> Stored:
-    """`stored` with the tensors that training saved in place of its own. Raises CheckpointError for others, and where
-    any of `names` is missing (None: an older checkpoint without this list)."""
+    """Replace tensors of `stored` by trained ones. Raises CheckpointError for unknown ones, and if any of `names` is
+    missing (None: an older checkpoint without this list)."""
     where, shapes = locate([trained])
     expected = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
     problems = differences(expected, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
@@ -133,7 +133,7 @@ def _overlay(stored: Stored, trained: Path, names: Sequence[str] | None) -> Stor
 
 
 def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Sizes:
-    """Sizes of every part, after checking that the tensors are exactly those of these parts."""
+    """Return the sizes of every part, and check that the tensors are exactly those of the parts."""
     language = language_config(config, directory)
     needed = (QUERIES, f"{HEAD}patch_embedder.proj.weight", f"{HEAD}layers.0.gate")
     refuse(
@@ -158,13 +158,13 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
 
 
 def meta_shapes(build: Callable[[Any], nn.Module], sizes: Any) -> Shapes:
-    """Own name -> shape of every tensor of a part."""
+    """Return the shapes of a part's tensors, by the part's own names."""
     with torch.device("meta"):
         return shapes_of(build(sizes).state_dict())
 
 
 def within(prefix: str, shapes: Shapes) -> dict[str, Sequence[int]]:
-    """The tensors of one part, under its own names."""
+    """Return the tensors of one part, under its own names."""
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
@@ -172,10 +172,10 @@ def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, 
     """Write only what differs from the published checkpoint: `changed` (stored names), and tensors trained before."""
     stored = checkpoint.stored
     before = [name for name, path in stored.where.items() if path.name == TRAINED]
-    whole = {**stored.tensors(before), **stored.as_stored(changed)}
+    tensors = {**stored.tensors(before), **stored.as_stored(changed)}
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(whole, directory / TRAINED, metadata={"format": "pt"})
-    about = {"checkpoint": checkpoint.base, "tensors": sorted(whole)}
+    save_file(tensors, directory / TRAINED, metadata={"format": "pt"})
+    about = {"checkpoint": checkpoint.base, "tensors": sorted(tensors)}
     (directory / BASE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
@@ -183,7 +183,7 @@ def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, 
 
 
 def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, dtype: torch.dtype) -> eva.Tower:
-    """Raises CheckpointError where there are no weights, or where they do not fit the head."""
+    """Load the tower. Raises CheckpointError if there are no weights, or if they do not fit the head."""
     tensors, where = _tower_tensors(checkpoint, options)
     shapes = shapes_of(tensors)
     sizes = eva.read_sizes(shapes, _heads(shapes, checkpoint, options))
@@ -197,8 +197,8 @@ def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, d
 
 
 def grid_side(checkpoint: Checkpoint, options: Options) -> int:
-    """Feature tokens per side, from the source that is cheapest to read: the table of positions among the checkpoint's
-    weights, the preset's name, the table in a separate file."""
+    """Return the feature tokens per side, from the cheapest source: the table of positions in the checkpoint, the
+    preset's name, or the table in a separate file."""
     preset = eva.PRESETS.get(str(checkpoint.config.get("gen_vision_tower")))
     if checkpoint.sizes.tower_inside:
         patches = math.isqrt(checkpoint.stored.shapes[f"{TOWER}pos_embed"][1] - 1)
@@ -210,25 +210,25 @@ def grid_side(checkpoint: Checkpoint, options: Options) -> int:
 
 
 def _side(patches: int, stride: int) -> int:
-    """Feature tokens per side for `patches` per side. Raises CheckpointError if the pooling leaves a remainder."""
-    side, rest = divmod(patches, stride)
-    if rest or not side:
+    """Return the feature tokens per side. Raises CheckpointError if pooling `patches` per side leaves a remainder."""
+    side, remainder = divmod(patches, stride)
+    if remainder or not side:
         raise CheckpointError(f"A tower of {patches} x {patches} patches cannot be pooled by {stride}.")
     return side
 
 
 def copy_tower(checkpoint: Checkpoint, options: Options, directory: Path) -> None:
-    """Copy a tower from beside the checkpoint into the directory of its copy; of a tower whose weights are in the
-    checkpoint, only its configuration. A tower from the hub is not copied."""
-    own = Path(options.feature_tower).expanduser()
-    folder = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
+    """Copy a tower beside the checkpoint into `directory`, without weights that are in the checkpoint; a tower from the
+    hub is not copied."""
+    tower = Path(options.feature_tower).expanduser()
+    folder = tower if options.feature_tower and tower.is_dir() else _beside(checkpoint.directory)
     if folder is not None and not (directory / FOLDER).exists():
         skipped = ("*.py", *(("*.bin",) if checkpoint.sizes.tower_inside else ()))
         shutil.copytree(folder, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
 
 
 def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
-    """Own names -> tensors, and their place for messages."""
+    """Return tensors by their own names, and their place for messages."""
     if file := _tower_file(checkpoint, options):
         return read_tensors(file, lazily=True), str(file)
     stored = checkpoint.stored.read(TOWER + name for name in within(TOWER, checkpoint.stored.shapes))
@@ -236,13 +236,13 @@ def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[st
 
 
 def check_tower(checkpoint: Checkpoint, options: Options) -> None:
-    """Check that the weights exist, without reading them. Raises CheckpointError where `load_tower` would fail."""
+    """Check that the weights exist, without reading them. Raises CheckpointError if `load_tower` would fail."""
     _tower_file(checkpoint, options)
     _heads({}, checkpoint, options)
 
 
 def _tower_file(checkpoint: Checkpoint, options: Options) -> Path | None:
-    """The file of the tower's weights; None if they are among the checkpoint's. Raises CheckpointError."""
+    """Find the file of the tower's weights; None if they are in the checkpoint. Raises CheckpointError."""
     name = options.feature_tower
     if checkpoint.sizes.tower_inside and not name:
         return None
@@ -262,12 +262,12 @@ def _tower_file(checkpoint: Checkpoint, options: Options) -> Path | None:
 
 
 def _beside(checkpoint: Path) -> Path | None:
-    """The tower's folder in the checkpoint, or next to it."""
+    """Find the tower's folder in the checkpoint, or next to it."""
     return next((path for path in (checkpoint / FOLDER, checkpoint.parent / FOLDER) if path.is_dir()), None)
 
 
 def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) -> int:
-    """Number of heads, which the weights do not show: from an option, a file beside them, or the preset's name."""
+    """Return the number of heads, which weights do not show: from an option, a file, or the preset's name."""
     name = str(checkpoint.config.get("gen_vision_tower"))
     width = options.feature_head_width or _configured_width(checkpoint, options)
     if not width and name in eva.PRESETS:
@@ -281,10 +281,10 @@ def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) 
 
 
 def _configured_width(checkpoint: Checkpoint, options: Options) -> int:
-    """vision_cfg.head_width of the first tower_config.json found; 0 without one."""
-    own = Path(options.feature_tower).expanduser() if options.feature_tower else checkpoint.directory
-    here = own if own.is_dir() else own.parent
-    for place in (here, checkpoint.directory / FOLDER, checkpoint.directory.parent / FOLDER):
+    """Read vision_cfg.head_width from the first tower_config.json; 0 without one."""
+    source = Path(options.feature_tower).expanduser() if options.feature_tower else checkpoint.directory
+    first = source if source.is_dir() else source.parent
+    for place in (first, checkpoint.directory / FOLDER, checkpoint.directory.parent / FOLDER):
         if (place / CONFIG).is_file():
             return int(read_json(place / CONFIG).get("vision_cfg", {}).get("head_width", 0))
     return 0

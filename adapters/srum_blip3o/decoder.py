@@ -26,7 +26,7 @@ Watch = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 @frozen
 class Decoder:
-    """The pipeline, and the autoencoder beside it in float32 (16-bit decoding shows)."""
+    """The pipeline, and its autoencoder in float32 (16-bit decoding is visible)."""
 
     pipeline: Any
     autoencoder: Any
@@ -34,7 +34,7 @@ class Decoder:
     """(width, height) of the images that it was trained for."""
 
     def noise(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """One image's starting noise (c, h, w), before the scheduler's scaling."""
+        """Sample one image's initial noise (c, h, w), before the scheduler's scaling."""
         factor = self.pipeline.vae_scale_factor
         check_size(size, factor)
         width, height = size
@@ -49,7 +49,7 @@ class Decoder:
         unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
         features, negative, noise = (each.to(unet.device, unet.dtype) for each in (features, negative, noise))
         height, width = (side * factor for side in noise.shape[-2:])
-        watched = {} if watch is None else {"callback_on_step_end": watch}
+        callback = {} if watch is None else {"callback_on_step_end": watch}
         return self.pipeline(
             prompt_embeds=features,
             pooled_prompt_embeds=features.mean(1),
@@ -65,7 +65,7 @@ class Decoder:
             guidance_scale=sampling.decoder_guidance,
             output_type="latent",
             return_dict=False,
-            **watched,
+            **callback,
         )[0]
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class Decoder:
 
 
 def find(option: str, checkpoint: Path) -> Path:
-    """The decoder's directory: as named, or inside the checkpoint. Raises CheckpointError if a part is missing."""
+    """Find the decoder's directory: `option`, or in the checkpoint. Raises CheckpointError if a part is missing."""
     directory = Path(option).expanduser() if option else checkpoint / "diffusion-decoder"
     for part in ("unet", "vae", "scheduler"):
         if not (directory / part).is_dir():
@@ -88,7 +88,7 @@ def find(option: str, checkpoint: Path) -> Path:
 
 
 def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> Decoder:
-    """Raises CheckpointError if the UNet does not read features of so many channels."""
+    """Load the decoder. Raises CheckpointError if its UNet reads features with other channels."""
     with loading(f"The decoder in {directory}", *(directory / part for part in ("unet", "vae", "scheduler"))):
         unet = UNet2DConditionModel.from_pretrained(
             directory / "unet", torch_dtype=dtype, variant=_variant(directory / "unet"), use_safetensors=True
@@ -114,14 +114,14 @@ def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtyp
 
 
 def _variant(folder: Path) -> str | None:
-    """Weights are published as `….bf16.safetensors`; a plain file is taken first."""
+    """Return the variant of the weights: published as `….bf16.safetensors`, but a plain file takes precedence."""
     names = [path.name for path in folder.glob("diffusion_pytorch_model*.safetensors*")]
     plain = any(".bf16." not in name for name in names)
     return None if plain or not names else "bf16"
 
 
 def _scheduler(folder: Path) -> Any:
-    """A class of diffusers' own, by the name in the configuration."""
+    """Load the scheduler, a class of diffusers by the name in the configuration."""
     name = read_json(folder / "scheduler_config.json").get("_class_name")
     kind = getattr(diffusers, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):

@@ -1,6 +1,6 @@
-"""The trained part: the diffusion head, diffusers' Lumina NextDiT over feature tokens with the official model's
-projection in front of it, and the learned queries; and sampling with it. The head's configuration is not stored; every
-size is read from the weights."""
+"""The trained part, and sampling with it: the learned queries, and the diffusion head (diffusers' Lumina NextDiT over
+feature tokens, behind the official model's projection). The head's configuration is not stored; all sizes are read from
+the weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sizes:
 
 
 def read_sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
-    """From the head's own names and shapes. Missing tensors show in the comparison with `shapes`."""
+    """Read the sizes from the head's names and shapes. A later comparison with `shapes` shows missing tensors."""
     width, channels = shapes["patch_embedder.proj.weight"]
     heads = shapes["layers.0.gate"][0]
     keys = shapes.get("layers.0.attn1.to_k.weight", (width,))[0]
@@ -52,7 +52,7 @@ def read_sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
         context=shapes.get("caption_projection.linear_1.weight", (width, width))[1],
         width=width,
         channels=channels,
-        blocks=len(numbers),  # gaps show in the comparison too
+        blocks=len(numbers),  # the comparison shows gaps too
         heads=heads,
         kv_heads=keys * heads // width,
         feed_forward=shapes.get("layers.0.feed_forward.linear_1.weight", (width,))[0],
@@ -60,7 +60,7 @@ def read_sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
 
 
 def build(sizes: Sizes) -> Any:
-    """The head with random weights (or none, under torch's meta device), all names as stored."""
+    """Create the head with random weights (or none, on torch's meta device), all names as stored."""
     inner = int(4 * 2 * sizes.width / 3)
     model: Any = LuminaNextDiT2DModel(
         sample_size=1,  # not used by the model
@@ -70,13 +70,13 @@ def build(sizes: Sizes) -> Any:
         num_layers=sizes.blocks,
         num_attention_heads=sizes.heads,
         num_kv_heads=sizes.kv_heads,
-        # The class rounds its default width up to a multiple of this: to exactly this, if the default is not larger.
+        # The class rounds a width up to a multiple of this; the factor below makes it no larger, so it is exactly this.
         multiple_of=sizes.feed_forward,
         ffn_dim_multiplier=min(1.0, sizes.feed_forward / inner),
         cross_attention_dim=sizes.width,  # it attends to the projected condition
         learn_sigma=False,
     )
-    # Never used, never stored, and not initialised by the library: a stray NaN would reach clipping and averages.
+    # Unused, not stored, and not initialised by the library: a NaN in it would reach clipping and averages.
     model.pad_token = None
     model.caption_projection = PixArtAlphaTextProjection(sizes.context, sizes.width)
     return model
@@ -84,7 +84,7 @@ def build(sizes: Sizes) -> Any:
 
 @lru_cache(maxsize=8)
 def _rotary(width: int, rows: int, columns: int) -> Tensor:
-    """The table for this grid; the official one of 384 x 384 has the same values here."""
+    """Return the rotary table of this grid; it equals that part of the official 384 x 384 table."""
     return get_2d_rotary_pos_embed_lumina(width, rows, columns)
 
 
@@ -118,17 +118,17 @@ class Denoiser(nn.Module):
         return list(rearrange(velocity, "n c h w -> n h w c"))
 
     def conditions(self, conditions: Sequence[Condition]) -> Tensor:
-        """(n, queries, hidden). No condition gives zeros; the queries still take part (with gradient 0), because every
+        """Return (n, queries, hidden); zeros for no condition. Queries then take part with gradient 0, because every
         step must use every trained parameter."""
         nothing = 0 * self.latent_queries if self.train_queries else torch.zeros_like(self.latent_queries)
         out = nothing.expand(len(conditions), -1, -1)
-        read = [place for place, each in enumerate(conditions) if each is not None and not each.is_floating_point()]
-        if read:
-            ids = [conditions[place].tolist() for place in read]  # type: ignore[union-attr]
-            out = _put(out, read, self.reader.states(self.latent_queries, ids))
-        known = [place for place, each in enumerate(conditions) if each is not None and each.is_floating_point()]
-        if known:
-            out = _put(out, known, torch.stack([conditions[place] for place in known]))  # type: ignore[misc]
+        captions = [i for i, each in enumerate(conditions) if each is not None and not each.is_floating_point()]
+        if captions:
+            ids = [conditions[i].tolist() for i in captions]  # type: ignore[union-attr]
+            out = _put(out, captions, self.reader.states(self.latent_queries, ids))
+        states = [i for i, each in enumerate(conditions) if each is not None and each.is_floating_point()]
+        if states:
+            out = _put(out, states, torch.stack([conditions[i] for i in states]))  # type: ignore[misc]
         return out
 
     def velocity(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:

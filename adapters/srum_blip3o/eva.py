@@ -18,15 +18,15 @@ from torch.nn import functional as F
 from srum_core.errors import CheckpointError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of CLIP's training images: red, green, blue."""
+"""Mean and deviation of CLIP's training images: red, green, blue."""
 
 
 @frozen
 class Preset:
-    """Sizes for a name in `gen_vision_tower`."""
+    """The sizes that a name in `gen_vision_tower` stands for."""
 
     head_width: int
-    """Of the attention; the weights do not show it."""
+    """Width of an attention head; the weights do not show it."""
     grid: int
     """Patches per side; known here, so that images can be generated without the tower's weights."""
 
@@ -53,7 +53,7 @@ class Sizes:
 
 
 def read_sizes(shapes: Mapping[str, Sequence[int]], heads: int) -> Sizes:
-    """From the tower's own names and shapes. Raises CheckpointError where these are not of such a tower."""
+    """Read the sizes from the tower's names and shapes. Raises CheckpointError if they are not of such a tower."""
     try:
         width, _, patch, _ = shapes["patch_embed.proj.weight"]
         positions = shapes["pos_embed"][1] - 1
@@ -96,10 +96,10 @@ class _Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """Names as stored. No rotary positions, no final norm, no projection."""
+    """The tower, with names as stored; without rotary positions, final norm and projection."""
 
     def __init__(self, sizes: Sizes, stride: int = 1) -> None:
-        """`stride`: patches of a feature token's side."""
+        """`stride`: patches per side of a feature token."""
         super().__init__()
         self.sizes, self.stride = sizes, stride
         self.cls_token = nn.Parameter(torch.zeros(1, 1, sizes.width))
@@ -116,15 +116,15 @@ class Tower(nn.Module):
         return x[:, 1:]
 
     def features(self, images: Tensor) -> Tensor:
-        """The same, averaged over stride x stride patches: feature grids (n, rows, columns, width)."""
+        """Average features over stride x stride patches: grids (n, rows, columns, width)."""
         square = rearrange(self(images), "n (h w) c -> n c h w", h=self.sizes.grid)
         return rearrange(F.avg_pool2d(square, self.stride), "n c h w -> n h w c")
 
 
 def preprocess(image: Image.Image, side: int) -> Tensor:
-    """(3, side, side): the short side resized (the long one cut to whole pixels), then the middle square.
+    """Resize the short side to `side` and crop the middle square: (3, side, side).
 
-    Offsets round half to even, as torchvision's crop does; transformers' is a pixel off for odd margins."""
+    Offsets round half to even, as in torchvision; transformers' crop is a pixel off for odd margins."""
     short = min(image.size)
     width, height = (side if length == short else int(side * length / short) for length in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)

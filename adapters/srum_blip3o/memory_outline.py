@@ -48,10 +48,10 @@ PUBLISHED = {
 
 
 def outline(options: Options, device: str) -> Outline:
-    """For a local checkpoint, or a published one by its hub id; the feature tower, which encodes before training, is
-    left out. Raises CheckpointError."""
-    known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    config, head, queries, side, unet_config, vae_config = _sizes(options, known)
+    """Outline a local checkpoint, or a published one by its hub id, without the feature tower, which encodes before
+    training. Raises CheckpointError."""
+    is_published = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
+    config, head, queries, side, unet_config, vae_config = _sizes(options, is_published)
     dtype = choose_dtype(options.dtype, torch.device(device))
     language = recomputing(meta_model(config, dtype))
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def outline(options: Options, device: str) -> Outline:
         autoencoder: Any = AutoencoderKL(**vae_config)
         reader = Reader(lambda: language.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
-    nn.Module.to(unet, dtype)  # diffusers' own `to` warns needlessly
+    nn.Module.to(unet, dtype)  # without the needless warning of diffusers' own `to`
     small_memory.quantize(language, options, qwen_vl.LAYERS, dtype, planned=True)
     small_memory.quantize(denoiser, options, LINEAR, dtype, planned=True)
     for module in (denoiser, unet, autoencoder):
@@ -77,7 +77,7 @@ def outline(options: Options, device: str) -> Outline:
 
     @torch.no_grad()
     def generate(count: int) -> None:
-        """One guided step of the head, one of the decoder, and pixels."""
+        """Run one guided step of the head and one of the decoder, and decode to pixels."""
         rows = 2 * count
         denoiser.velocity(zeros(rows, head.channels, side, side), zeros(rows), zeros(rows, queries, head.context))
         noise = zeros(rows, unet.config.in_channels, height // factor, width // factor, dtype=unet.dtype)
@@ -104,7 +104,7 @@ def outline(options: Options, device: str) -> Outline:
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; left out are the "
         "feature tower, which is loaded between judging and training only, and the vision tower's activations."
-        + (" Sizes are the adapter's own for the published checkpoint." if known else ""),
+        + (" Sizes are the adapter's own for the published checkpoint." if is_published else ""),
     )
 
 
@@ -112,8 +112,8 @@ Sizes = tuple[Qwen2_5_VLConfig, dit.Sizes, int, int, Mapping[str, Any], Mapping[
 """Language model, head, queries, rows (and columns) of the feature grid, UNet and autoencoder."""
 
 
-def _sizes(options: Options, known: bool) -> Sizes:
-    if known:
+def _sizes(options: Options, is_published: bool) -> Sizes:
+    if is_published:
         config = PUBLISHED[options.checkpoint]
         head = dit.Sizes(config["hidden_size"], 1792, 1792, blocks=24, heads=28, kv_heads=28, feed_forward=4864)
         language = language_config(config, Path(options.checkpoint))
@@ -121,7 +121,7 @@ def _sizes(options: Options, known: bool) -> Sizes:
     checkpoint = open_checkpoint(options.checkpoint, "meta")
     folder = decoder.find(options.decoder, checkpoint.directory)
     unet, autoencoder = (
-        # Without the metadata of diffusers' configurations.
+        # Names with an underscore are metadata of diffusers.
         {name: value for name, value in read_json(folder / part / "config.json").items() if not name.startswith("_")}
         for part in ("unet", "vae")
     )

@@ -1,5 +1,4 @@
-"""BLIP3-o's use of its frozen Qwen2.5-VL: captions and their encoding for the head, with learned queries in the last
-places."""
+"""Encode captions for the head with the frozen Qwen2.5-VL, with learned queries in the last places."""
 
 from __future__ import annotations
 
@@ -21,10 +20,10 @@ INSTRUCTION = "Please generate image based on the following caption: "
 
 
 def caption(chat: Chat, text: str, closed: bool, queries: int, limit: int) -> list[int]:
-    """The ids before the queries. A caption that is too long is truncated; the turns around it stay.
+    """Return the ids before the queries. A long caption is truncated; the turns around it stay.
 
     closed   whether the assistant's empty turn is closed
-    queries  how many follow, after their own token
+    queries  number of queries that follow, after their own token
     limit    most tokens in all, queries included"""
     before, after = chat.turn("system", SYSTEM), chat.turn("assistant", "", closed)
     room = limit - (queries + 1) - len(before) - len(after)
@@ -32,14 +31,14 @@ def caption(chat: Chat, text: str, closed: bool, queries: int, limit: int) -> li
 
 
 def recomputing(model: Any) -> Any:
-    """Let layers recompute their activations in training mode, on which nothing else depends."""
-    newer = getattr(model, "activation_checkpointing_enable", None)
-    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    """Let layers recompute their activations in training mode, which has no other effect."""
+    method = getattr(model, "activation_checkpointing_enable", None)
+    (method or model.gradient_checkpointing_enable)({"use_reentrant": False})
     return model
 
 
 def language_config(config: Mapping[str, Any], directory: Path) -> Qwen2_5_VLConfig:
-    """From the flat config.json of a BLIP3-o checkpoint."""
+    """Read the flat config.json of a BLIP3-o checkpoint."""
     kind = config.get("model_type")
     if not str(kind).startswith("blip3o_qwen"):
         raise CheckpointError(
@@ -50,22 +49,23 @@ def language_config(config: Mapping[str, Any], directory: Path) -> Qwen2_5_VLCon
 
 
 class Reader:
-    """Encodes captions with a language model that the adapter holds, and may free between calls.
+    """Encodes captions with the adapter's language model, which the adapter may free between calls.
 
-    It is not a module of the denoiser: frozen weights are not wrapped, averaged over processes or saved with it."""
+    It is no module of the denoiser: frozen weights are not wrapped, averaged over processes or saved with it."""
 
     def __init__(self, text_model: Callable[[], Any], start: int, pad: int, recompute: bool) -> None:
-        """`start`: the token before the queries; `recompute`: save memory where a gradient is needed."""
+        """`start`: the token before the queries; `recompute`: recompute activations when a gradient is needed."""
         self.text_model, self.start, self.pad, self.recompute = text_model, start, pad, recompute
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reader:
-        return self  # copies of a denoiser read with the same frozen model
+        return self  # copies of a denoiser share the frozen model
 
     def prepare(
         self, queries: Tensor, rows: Sequence[Sequence[int]], embed: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Captions and queries as input of the language model, padded on the right: embeddings (n, t, hidden), their
-        mask (n, t), 1 on real tokens, and the places of the queries, (n, q).
+        """Embed captions and queries for the language model, padded on the right.
+
+        Return embeddings (n, t, hidden), their mask (n, t), 1 on real tokens, and the places of the queries (n, q).
 
         queries  (1, q, hidden)
         rows     each row's ids up to the queries; an empty row has no prompt"""
@@ -74,17 +74,17 @@ class Reader:
         longest = max(map(len, rows)) + 1 + count
         ids = [[*row, self.start, *[self.pad] * (longest - len(row) - 1)] for row in rows]
         embeds = embed(torch.tensor(ids, device=device))
-        # Consecutive places and no mask: the number of places of a mask depends on its values.
+        # Places, not a mask: how many a mask selects depends on its values, which the meta device lacks.
         places = lengths + torch.arange(count, device=device)
         filling = queries.to(embeds).expand(len(rows), -1, -1)
         embeds = embeds.scatter(1, places[..., None].expand_as(filling), filling)
         return embeds, (torch.arange(longest, device=device) < lengths + count).long(), places
 
     def hidden(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states after the final norm, (n, t, hidden); positions are plain, and padding is masked."""
+        """Return hidden states after the final norm, (n, t, hidden); padding is masked."""
         model = self.text_model()
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        # In this mode, and in no other, layers recompute; nothing in them is random.
+        # Layers recompute only in training mode; nothing in them is random.
         model.train(self.recompute and torch.is_grad_enabled() and embeds.requires_grad)
         try:
             return model(
@@ -94,6 +94,6 @@ class Reader:
             model.eval()
 
     def states(self, queries: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
-        """The condition of each row: (n, q, hidden)."""
+        """Return the condition of each row, (n, q, hidden)."""
         embeds, mask, places = self.prepare(queries, rows, self.text_model().embed_tokens)
         return self.hidden(embeds, mask)[torch.arange(len(rows), device=places.device)[:, None], places]

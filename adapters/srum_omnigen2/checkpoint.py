@@ -1,5 +1,5 @@
-"""The published layout: four folders of weights and settings, opened strictly. Code in them is never run. Of the
-scheduler one field is read: its class has the name of one in diffusers, whose times run in the other direction."""
+"""The published layout: folders of weights and settings, opened strictly. Code in them is never run. Only one field of
+the scheduler is read: its class has the name of one in diffusers, whose times run in the other direction."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CONFIGS = ("transformer/config.json", "mllm/config.json", "vae/config.json", "sc
 
 @frozen
 class Configs:
-    """The configuration files: enough to build every part, without weights."""
+    """The configuration files, enough to build every part without weights."""
 
     transformer: Sizes
     language: Qwen2_5_VLConfig
@@ -68,7 +68,7 @@ class Configs:
         return self.factor * self.transformer.patch_size
 
     def autoencoder(self) -> Any:
-        """The module on torch's meta device, without values."""
+        """Create the module on torch's meta device, without values."""
         with torch.device("meta"):
             return AutoencoderKL.from_config(dict(self.vae))
 
@@ -87,17 +87,17 @@ class Checkpoint:
         return Chat.load(self.directory / "processor", "OmniGen2")
 
     def load_autoencoder(self, device: torch.device) -> Any:
-        """In float32: it is small, and 16-bit decoding is visible."""
+        """Load it in float32: it is small, and 16-bit decoding is visible."""
         autoencoder = self.configs.autoencoder()
         self.vae.load([autoencoder], device, torch.float32)
         return autoencoder
 
     def image_input(self, limits: tuple[int, int]) -> ImageInput:
-        """The image processor with limits to an image's pixels; (0, 0): the checkpoint's own."""
+        """Create the image processor with limits of an image's pixels; (0, 0): the checkpoint's own."""
         path = self.directory / "processor" / "preprocessor_config.json"
         config = read_json(path)
-        limits_stated = () if "size" in config else ("min_pixels", "max_pixels")
-        require(config, (*_PROCESSOR_FIELDS, *limits_stated), path)
+        limit_fields = () if "size" in config else ("min_pixels", "max_pixels")
+        require(config, (*_PROCESSOR_FIELDS, *limit_fields), path)
         if any(limits):
             size = {"shortest_edge": limits[0], "longest_edge": limits[1]}
             config |= {"size": size, "min_pixels": limits[0], "max_pixels": limits[1]}
@@ -106,8 +106,8 @@ class Checkpoint:
 
 
 def open_checkpoint(options: Options, device: str) -> Checkpoint:
-    """Open a directory in the published layout, or a hub id. Strict: every tensor that a part needs is there with its
-    shape, and no other. Raises CheckpointError with every difference."""
+    """Open a directory in the published layout, or a hub id. Raises CheckpointError with every difference, unless
+    every tensor of a part is there with its shape, and no other."""
     directory = CHECKPOINTS.find(options.checkpoint, device)
     for folder in ("transformer", "mllm", "vae", "processor", "scheduler"):
         if not (directory / folder).is_dir():
@@ -143,7 +143,7 @@ def read_configs(directory: Path, *configs: Mapping[str, Any]) -> Configs:
     require(transformer, names, in_transformer)
     require(vae, _VAE_FIELDS, in_vae)
     require(scheduler, ["dynamic_time_shift"], in_scheduler)
-    # transformers 5 writes the text model's fields into a separate part, and the rotary ones into another.
+    # transformers 5 writes the text model's fields, and its rotary ones, into separate parts.
     text = {**mllm, **mllm.get("text_config", {})}
     require(text, _LANGUAGE_FIELDS, where)
     if "rope_parameters" not in text:

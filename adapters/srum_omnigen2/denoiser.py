@@ -1,4 +1,4 @@
-"""The diffusion transformer: diffusers' Lumina 2 blocks under the published names. New here, because no library has it:
+"""The diffusion transformer: diffusers' Lumina 2 blocks under the published names. What no library has is written here:
 text on the diagonal of the rotary positions, and texts, reference images and images of any sizes in one batch."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 REFERENCES = 5
-"""Most reference images: rows of the table `image_index_embedding`."""
+"""Most reference images of an image: rows of the table `image_index_embedding`."""
 
 
 @frozen
@@ -44,26 +44,27 @@ class Sizes:
 
     @property
     def cell(self) -> int:
-        """Values of a token: a square of latent cells, ordered (row, column, channel)."""
+        """Values per token: a square of latent cells, ordered (row, column, channel)."""
         return self.patch_size**2 * self.in_channels
 
 
 class Denoiser(nn.Module):
-    """Velocities of latent grids given texts. `references`: with the weights for reference images, which
-    text-to-image generation never uses."""
+    """Velocities of latent grids given texts.
+
+    `references`: create the weights for reference images, which text-to-image generation does not use."""
 
     def __init__(self, sizes: Sizes, references: bool = False) -> None:
         super().__init__()
         self.sizes, width = sizes, sizes.hidden_size
 
         def blocks(count: int, timed: bool = True) -> nn.ModuleList:
-            given: Any = (width, sizes.num_attention_heads, sizes.num_kv_heads, sizes.multiple_of)
-            more: Any = (sizes.ffn_dim_multiplier, sizes.norm_eps, timed)
-            return nn.ModuleList(Lumina2TransformerBlock(*given, *more) for _ in range(count))
+            sizes_of_block: Any = (width, sizes.num_attention_heads, sizes.num_kv_heads, sizes.multiple_of)
+            options: Any = (sizes.ffn_dim_multiplier, sizes.norm_eps, timed)
+            return nn.ModuleList(Lumina2TransformerBlock(*sizes_of_block, *options) for _ in range(count))
 
         self.x_embedder = nn.Linear(sizes.cell, width)
         embed: Any = Lumina2CombinedTimestepCaptionEmbedding(width, sizes.text_feat_dim, norm_eps=sizes.norm_eps)
-        # Scale after the product with the frequencies, as the reference does: before it, digits are lost.
+        # As in the reference, scale after the product with the frequencies: scaling before it loses digits.
         embed.time_proj.scale = sizes.timestep_scale
         self.time_caption_embed = embed
         self.noise_refiner = blocks(sizes.num_refiner_layers)
@@ -92,11 +93,11 @@ class Denoiser(nn.Module):
         """Noisy grids (h, w, c), time (n,), condition = hidden states (t, text width) per image, references = clean
         grids per image -> velocities.
 
-        The transformer's time runs from noise (0) to clean (1), and it predicts clean - noise; converted only here.
+        The transformer's time runs from noise (0) to clean (1), and it predicts clean - noise; both are converted here.
         """
         reference_time = (1 - time).to(self.device, torch.float32)
         clean_minus_noise = self.predict(noisy, reference_time, condition, references or [()] * len(noisy))
-        return [-each.to(grid.dtype) for each, grid in zip(clean_minus_noise, noisy, strict=True)]
+        return [-velocity.to(grid.dtype) for velocity, grid in zip(clean_minus_noise, noisy, strict=True)]
 
     def predict(
         self,
@@ -105,7 +106,7 @@ class Denoiser(nn.Module):
         texts: Sequence[Tensor],
         references: Sequence[Sequence[Tensor]],
     ) -> list[Tensor]:
-        """In the reference's convention, clean - noise at `reference_time` (n,), 0 for noise."""
+        """Predict clean - noise, the reference's convention, at `reference_time` (n,), 0 for noise."""
         text, text_mask = _padded([states.to(self.x_embedder.weight) for states in texts])
         images, images_mask = _padded([self._tokens(grid) for grid in grids])
         time, text = self.time_caption_embed(images, reference_time, text)
@@ -120,7 +121,7 @@ class Denoiser(nn.Module):
             images = block(images, images_mask, rotary, time)
         refined = self._refine_references(references, [each[1:-1] for each in rotations], time)
 
-        # Each row's sequence is compact: its own text, its own references, its own image, then padding.
+        # A row is its text, its references and its image without gaps, then padding.
         lengths = [(len(states), grid.shape[0] * grid.shape[1]) for states, grid in zip(texts, grids, strict=True)]
         rows = [
             torch.cat([text[i, :tokens], *refined[i], images[i, :cells]]) for i, (tokens, cells) in enumerate(lengths)
@@ -138,8 +139,8 @@ class Denoiser(nn.Module):
     def _refine_references(
         self, references: Sequence[Sequence[Tensor]], rotations: Sequence[Sequence[Tensor]], time: Tensor
     ) -> list[list[Tensor]]:
-        """Tokens of every row's reference images, each of which attends to itself only."""
-        owners = [(row, number) for row, few in enumerate(references) for number in range(len(few))]
+        """Return the tokens of every row's reference images; an image attends only to itself."""
+        owners = [(row, number) for row, images in enumerate(references) for number in range(len(images))]
         out: list[list[Tensor]] = [[] for _ in references]
         if not owners:
             return out
@@ -150,8 +151,8 @@ class Denoiser(nn.Module):
         times = time[torch.tensor([row for row, _ in owners], device=self.device)]
         for block in self.ref_image_refiner:
             hidden = block(hidden, mask, rotary, times)
-        for (row, number), each in zip(owners, hidden, strict=True):
-            out[row].append(each[: len(rotations[row][number])])
+        for (row, number), states in zip(owners, hidden, strict=True):
+            out[row].append(states[: len(rotations[row][number])])
         return out
 
     def _tokens(self, grid: Tensor) -> Tensor:
@@ -160,8 +161,9 @@ class Denoiser(nn.Module):
     def _rotations(
         self, texts: Sequence[int], references: Sequence[Sequence[Tensor]], images: Sequence[Tensor]
     ) -> list[list[Tensor]]:
-        """Rotations (tokens, half a head) complex64 of every row's text, of each reference, and of the image. Text
-        token i is at (i, i, i); an image is at (start, row, column), its start after all that precedes it."""
+        """Return rotations (tokens, half a head), complex64, of every row's text, of each reference, and of the image.
+
+        Text token i is at (i, i, i), an image at (start, row, column), where start is after all tokens before it."""
         shapes = [[grid.shape[:2] for grid in (*few, image)] for few, image in zip(references, images, strict=True)]
         count = max(text + sum(map(max, grids)) for text, grids in zip(texts, shapes, strict=True))
         tables = [_waves(width, 1 << count.bit_length()).to(self.device) for width in self.sizes.axes_dim_rope]
@@ -178,16 +180,16 @@ class Denoiser(nn.Module):
 
 @lru_cache(maxsize=64)
 def _waves(width: int, count: int) -> Tensor:
-    """Rotations of positions 0 … count - 1 on an axis, (count, width / 2); angles in float64, on the CPU."""
+    """Return rotations of positions 0 … count - 1 on an axis, (count, width / 2); angles in float64, on the CPU."""
     positions: Any = torch.arange(count, device="cpu")  # declared as numpy's; torch's works
     return get_1d_rotary_pos_embed(width, positions, theta=10000, freqs_dtype=torch.float64).to(torch.complex64)
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Rows (t, c) padded on the right, and a mask that is true on real tokens; None without padding."""
+    """Pad rows (t, c) on the right; return them and a mask that is true on real tokens, or None without padding."""
     lengths = [len(row) for row in rows]
-    together = pad_sequence(list(rows), batch_first=True)
+    padded = pad_sequence(list(rows), batch_first=True)
     if min(lengths) == max(lengths):
-        return together, None
-    real = torch.tensor(lengths, device=together.device)[:, None]
-    return together, torch.arange(max(lengths), device=together.device) < real
+        return padded, None
+    real = torch.tensor(lengths, device=padded.device)[:, None]
+    return padded, torch.arange(max(lengths), device=padded.device) < real

@@ -40,13 +40,13 @@ PUBLISHED: Mapping[str, tuple[dict[str, Any], ...]] = {
 }
 """Configurations of hub ids, so that planning needs no download."""
 _VISION_PIXELS = (3136, 12_845_056)
-"""Of the published image processor."""
+"""Fewest and most pixels of the published image processor."""
 
 
 def outline(options: Options, device: str) -> Outline:
-    """For a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
-    known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    if known:
+    """Outline a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
+    is_published = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
+    if is_published:
         configs = read_configs(Path(options.checkpoint), *PUBLISHED[options.checkpoint])
         image_input = ImageInput.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
     else:
@@ -71,7 +71,7 @@ def outline(options: Options, device: str) -> Outline:
 
     @torch.no_grad()
     def generate(count: int) -> None:
-        """One guided step of the transformer, and the decoder."""
+        """Run one guided step of the transformer, and the decoder."""
         sampling = attrs.evolve(options.sampling, steps=1)
         noise = [zeros(*grid) for _ in range(count)]
         clean = sample(denoiser, texts(count), texts(1)[0], noise, sampling, shift=1.0)
@@ -91,5 +91,5 @@ def outline(options: Options, device: str) -> Outline:
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; the activations of "
         "the vision tower and the encoder are left out."
-        + (" Sizes are the adapter's own for the published checkpoint." if known else ""),
+        + (" Sizes are the adapter's own for the published checkpoint." if is_published else ""),
     )

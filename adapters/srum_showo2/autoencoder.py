@@ -25,24 +25,24 @@ class Autoencoder(nn.Module):
         self.net: Any = AutoencoderKLWan(base_dim=width, z_dim=channels)
 
     def moments(self, images: Tensor) -> Tensor:
-        """Mean and log-variance as stored, (n, 2 · channels, h, w)."""
+        """Return mean and log-variance as stored, (n, 2 · channels, h, w)."""
         return self.net.quant_conv(self.net.encoder(images[:, :, None]))[:, :, 0]
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The posterior's mean, or its sample with the given noise as in the reference: the noise is not divided by the
-        channels' deviations."""
+        """Return the posterior's mean, or a sample with `noise`, which is not divided by the channels' deviations, as
+        in the reference."""
         mean, log_variance = self.moments(images).chunk(2, dim=1)
         shift, scale = self._constants(mean)
         latent = (mean - shift) / scale
         return latent if noise is None else latent + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
 
     def decode(self, latents: Tensor) -> Tensor:
-        """About [-1, 1], not clamped."""
+        """Decode to about [-1, 1], not clamped."""
         shift, scale = self._constants(latents)
         return self.net.decoder(self.net.post_quant_conv((latents * scale + shift)[:, :, None]))[:, :, 0]
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel of the training images' latents, (channels, 1, 1)."""
+        """Return mean and deviation of each channel of the training images' latents, (channels, 1, 1)."""
         config = self.net.config
         mean, deviation = (
             torch.tensor(each, dtype=like.dtype, device=like.device)[:, None, None]
@@ -52,5 +52,5 @@ class Autoencoder(nn.Module):
 
 
 def converted(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values under diffusers' names, from either set of names."""
+    """Rename tensors to diffusers' names, from either set of names."""
     return dict(convert_wan_vae_to_diffusers(dict(tensors)) if ORIGINAL in tensors else tensors)

@@ -1,5 +1,5 @@
 """The published layout, and the other repositories that it needs: the language model's configuration and tokenizer,
-SigLIP's configuration, the autoencoder. Sizes that are in no file are read from the weights."""
+SigLIP's configuration, and the autoencoder. Sizes that no file states are read from the weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from srum_showo2.flow_head import ROPE
 from srum_showo2.options import Options
 
 STEMS = ("pytorch_model", "diffusion_pytorch_model", "model")
-"""Of the weights: one file has the first name, the index of shards the second (their own names have the first)."""
+"""Names of the weights: a single file and shards have the first, the index of shards has the second."""
 CHECKPOINTS = Checkpoints(
     patterns=["*.json", "*.bin", "*.safetensors"],
     published={
@@ -55,9 +55,9 @@ PUBLISHED_SIGLIP: dict[str, Any] = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-"""Of that model: what the weights do not show."""
+"""Sizes of that model that the weights do not show."""
 VAE, VAE_FILE, VAE_STEM = "Wan-AI/Wan2.1-T2V-14B", "Wan2.1_VAE.pth", "diffusion_pytorch_model"
-"""The reference's autoencoder, its file, and the weights of diffusers' edition."""
+"""The reference's autoencoder, its file, and the file of diffusers' edition."""
 LANGUAGE = ("llm_model_path", "adapter.language_model", ("*.json", "merges.txt"))
 VISION = ("clip_pretrained_model_path", "adapter.vision", ("config.json",))
 """Fields of config.json that name other repositories, the settings that replace them, and the files needed."""
@@ -92,7 +92,7 @@ def open_checkpoint(options: Options) -> Checkpoint:
 
 
 def _weights(directory: Path) -> Stored:
-    """Pickles first: the published weights are pickles."""
+    """Open the weights, pickles first, as they are published."""
     for ending in (PICKLE, SAFETENSORS):
         if any((directory / f"{stem}{ending}{end}").is_file() for stem in STEMS for end in ("", ".index.json")):
             return Stored.open(directory, STEMS, "Show-o2", ending)
@@ -102,21 +102,21 @@ def _weights(directory: Path) -> Stored:
 def _beside(
     directory: Path, config: Mapping[str, Any], option: str, field: str, setting: str, patterns: Sequence[str]
 ) -> Path:
-    """The directory that the option or else the configuration names: in the checkpoint, or on the hub."""
+    """Find the directory that the option, or else the configuration, names: in the checkpoint, or on the hub."""
     name = option or str(config.get(field, ""))
     if not name:
         raise CheckpointError(
             f"{directory / 'config.json'} has no {field}, and Show-o2's repository does not contain those files: "
             f"name their directory with {setting}."
         )
-    here = Path(name).expanduser() if option else directory / name
-    if here.is_dir() and (option or here.resolve().is_relative_to(directory.resolve())):
-        return here
+    folder = Path(name).expanduser() if option else directory / name
+    if folder.is_dir() and (option or folder.resolve().is_relative_to(directory.resolve())):
+        return folder
     return download(name, setting, patterns)
 
 
 def _vision(directory: Path, config: Mapping[str, Any], options: Options) -> Mapping[str, Any]:
-    """Heads, activation and epsilon of the semantic layers."""
+    """Return heads, activation and epsilon of the semantic layers."""
     if not options.vision and config.get(VISION[0], SIGLIP) == SIGLIP:
         return PUBLISHED_SIGLIP
     folder = _beside(directory, config, options.vision, *VISION)
@@ -136,7 +136,7 @@ def read_sizes(
     vision: Mapping[str, Any],
     shapes: Shapes,
 ) -> Sizes:
-    """Sizes of every part, after checking that the tensors are exactly those of these parts.
+    """Return the sizes of every part, and check that the tensors are exactly those of the parts.
 
     language  the language model's configuration
     vision    heads, activation and epsilon of the semantic layers"""
@@ -150,12 +150,12 @@ def read_sizes(
         f"The weights in {directory} lack the flow head; a Show-o2 checkpoint with its flow head is needed",
         [f"missing: {key}" for key in needed if key not in shapes],
     )
-    seen, channels, patch, _ = shapes["image_embedder_und.proj.weight"]
+    semantic_width, channels, patch, _ = shapes["image_embedder_und.proj.weight"]
     (queries, width), head = shapes[f"{block}self_attn.q_proj.weight"], shapes[f"{block}self_attn.q_norm.weight"][0]
     sizes = Sizes(
         language=language_config(language, shapes["showo.model.embed_tokens.weight"][0]),
         semantic=SiglipVisionConfig(
-            hidden_size=seen,
+            hidden_size=semantic_width,
             intermediate_size=shapes["und_trans.layers.0.mlp.fc1.weight"][0],
             num_hidden_layers=_count("und_trans.layers", shapes),
             attention_dropout=0.0,
@@ -177,21 +177,21 @@ def read_sizes(
     )
     refuse(
         f"The weights in {directory} do not match its configuration",
-        [*differences(wanted(sizes), shapes, unused=True), *_contradictions(config, sizes)],
+        [*differences(expected_shapes(sizes), shapes, unused=True), *_contradictions(config, sizes)],
         "Sizes of the language model are those of its own config.json: adapter.language_model names it.",
     )
     return sizes
 
 
-def wanted(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of the model."""
+def expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of the model, by name."""
     with torch.device("meta"):
         return shapes_of(ShowO2Denoiser(sizes, (0, 0)).state_dict())
 
 
 def _count(layers: str, shapes: Shapes) -> int:
     pattern = re.compile(rf"{re.escape(layers)}\.(\d+)\.")
-    return len({match[1] for name in shapes if (match := pattern.match(name))})  # gaps show in the comparison
+    return len({match[1] for name in shapes if (match := pattern.match(name))})  # the comparison shows gaps
 
 
 def _contradictions(config: Mapping[str, Any], sizes: Sizes) -> list[str]:
@@ -211,7 +211,7 @@ def _contradictions(config: Mapping[str, Any], sizes: Sizes) -> list[str]:
 
 
 def language_config(config: Mapping[str, Any], rows: int) -> Qwen2Config:
-    """The language model's configuration, with as many embedding rows as are stored: its config.json has more."""
+    """Return the language model's configuration, with the stored number of embedding rows: config.json has more."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
     theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 1e6)
@@ -248,7 +248,7 @@ def head_config(width: int, layers: int, heads: int, kv_heads: int, head_width: 
 
 
 def find_vae(options: Options, checkpoint: Path) -> Path:
-    """The file of its weights: as the option names, in the checkpoint, or from the hub. Raises CheckpointError."""
+    """Find the file of its weights: from the option, in the checkpoint, or on the hub. Raises CheckpointError."""
     name = options.vae
     place = Path(name).expanduser() if name else checkpoint
     if place.is_file():
@@ -266,23 +266,24 @@ def find_vae(options: Options, checkpoint: Path) -> Path:
 
 
 def _vae_in(folder: Path, itself: bool) -> Path | None:
-    """Its file in a folder of the original or of diffusers' edition; `itself`: the folder may be the latter's vae."""
+    """Find its file in a folder, original or diffusers' edition; `itself`: the folder may be the latter's vae."""
     names = (VAE_FILE, f"vae/{VAE_STEM}{SAFETENSORS}", *([f"{VAE_STEM}{SAFETENSORS}"] if itself else []))
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def vae_width(options: Options, checkpoint: Path) -> int:
-    """Channels of its first layer, from the file's header."""
+    """Return the channels of its first layer, from the file's header."""
     return _width(converted({name: shape for name, (_, shape) in header(find_vae(options, checkpoint)).items()}))
 
 
 def _width(shapes: Shapes) -> int:
-    return shapes.get("encoder.conv_in.weight", (96,))[0]  # a missing one shows in the comparison
+    return shapes.get("encoder.conv_in.weight", (96,))[0]  # the comparison shows a missing one
 
 
 def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
-    """Strictly, under the original or diffusers' names, in float32: it is small, and 16-bit decoding is visible. Raises
-    CheckpointError."""
+    """Load it under the original or diffusers' names, in float32: it is small, and 16-bit decoding is visible.
+
+    Raises CheckpointError."""
     tensors = read_tensors(path)
     with loading(f"The autoencoder {path}"):
         tensors = converted(tensors)

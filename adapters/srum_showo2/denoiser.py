@@ -33,7 +33,7 @@ class Sizes:
     semantic: SiglipVisionConfig
     head: Qwen3Config
     channels: int
-    """Of the latent."""
+    """Channels of the latent."""
     patch: int
     """Latent pixels per side of an image token."""
     side: int
@@ -43,7 +43,7 @@ class Sizes:
 
     @property
     def cell(self) -> int:
-        """Values per latent cell: an image token's."""
+        """Values per latent cell, which is an image token."""
         return self.patch**2 * self.channels
 
 
@@ -53,35 +53,35 @@ class Layout:
 
     text: int
     positions: Tensor
-    """(n, t) of the rotary embedding, not counting the padding."""
+    """(n, t), positions of the rotary embedding, without padding."""
     mask: Tensor
     """(n, 1, t, t), True where a token attends to another."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], blocks: Sequence[int], device: torch.device) -> Layout:
-        """Lengths of each row's text and image block (0: none)."""
+        """Lay out rows with these lengths of text and image block (0: none)."""
         text, both = max(lengths), torch.tensor([lengths, blocks], device=device)
         place = torch.arange(text + max(blocks), device=device)
-        in_block, behind = place >= text, place - text
-        positions = torch.where(in_block, both[0, :, None] + behind, place)
-        real = torch.where(in_block, behind < both[1, :, None], place < both[0, :, None])
+        in_block, column = place >= text, place - text
+        positions = torch.where(in_block, both[0, :, None] + column, place)
+        real = torch.where(in_block, column < both[1, :, None], place < both[0, :, None])
         return cls(text, positions, attention_mask(real, in_block.expand_as(real).long()))
 
 
 def attention_mask(real: Tensor, block: Tensor) -> Tensor:
-    """(n, 1, t, t), True where a token (row) attends to another (column): a real one before it, or in its image block.
+    """Return (n, 1, t, t), True where a token (row) attends to a real one (column) before it or in its image block.
 
     real   (n, t), False for padding
     block  (n, t), the number of the image block that a token belongs to; 0 = none"""
     place = torch.arange(real.shape[1], device=real.device)
-    together = (block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0)
-    seen = ((place[:, None] >= place) | together) & real[:, None]
-    return (seen | (place[:, None] == place))[:, None]  # padding attends to itself: attention to nothing gives NaN
+    same_block = (block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0)
+    attends = ((place[:, None] >= place) | same_block) & real[:, None]
+    return (attends | (place[:, None] == place))[:, None]  # padding attends to itself: an empty row gives NaN
 
 
 @frozen(eq=False)
 class Prefix:
-    """Texts encoded by the language model and the head, to be followed by image blocks of one size."""
+    """Texts encoded by the language model and the head; image blocks of one size follow."""
 
     layout: Layout
     language: Any
@@ -106,18 +106,18 @@ class ShowO2Denoiser(nn.Module):
 
     def __init__(self, sizes: Sizes, markers: tuple[int, int]) -> None:
         super().__init__()
-        hidden, width, seen = sizes.language.hidden_size, sizes.head.hidden_size, sizes.semantic.hidden_size
+        hidden, width, semantic = sizes.language.hidden_size, sizes.head.hidden_size, sizes.semantic.hidden_size
         self.sizes, self.markers = sizes, markers
         self.showo: Any = Qwen2ForCausalLM(sizes.language)
         if sizes.tied:
             self.showo.lm_head = nn.Identity()  # until `tie`
-        self.image_embedder_und = PatchEmbedding(sizes.channels, seen, sizes.patch)
+        self.image_embedder_und = PatchEmbedding(sizes.channels, semantic, sizes.patch)
         self.image_embedder_gen = PatchEmbedding(sizes.channels, hidden, sizes.patch)
-        self.position_embedding = nn.Embedding(sizes.side**2, seen)
+        self.position_embedding = nn.Embedding(sizes.side**2, semantic)
         self.und_trans: Any = SiglipEncoder(sizes.semantic)  # type: ignore[arg-type]  # it uses the vision sizes only
         self.fusion_proj = nn.Sequential(
-            Qwen2RMSNorm(seen + hidden, eps=1e-6),
-            nn.Linear(seen + hidden, hidden),
+            Qwen2RMSNorm(semantic + hidden, eps=1e-6),
+            nn.Linear(semantic + hidden, hidden),
             nn.GELU(),
             nn.Linear(hidden, hidden),
         )
@@ -130,12 +130,12 @@ class ShowO2Denoiser(nn.Module):
         layers = range(sizes.head.num_hidden_layers)
         self.diffusion_head_a = nn.ModuleList(HeadBlock(sizes.head, index) for index in layers)
         self.diffusion_head_b = FinalLayer(width, sizes.cell)
-        with torch.device("cpu"):  # their tables are not in a checkpoint, and are needed even on the meta device
+        with torch.device("cpu"):  # tables are not in a checkpoint, and are needed on the meta device too
             self.showo.model.rotary_emb = Qwen2RotaryEmbedding(sizes.language)
             self.head_rotary = Qwen3RotaryEmbedding(sizes.head)
 
     def tie(self) -> None:
-        """Use the embedding as output matrix, after it is loaded, where the file has none."""
+        """After loading, use the embedding as output matrix if the file has none."""
         if self.sizes.tied:
             embedding = self.showo.model.embed_tokens.weight
             with torch.device("meta"):
@@ -163,21 +163,21 @@ class ShowO2Denoiser(nn.Module):
         counts = [grid.shape[0] * grid.shape[1] for grid in grids]
         cells, real = pad_rows([rearrange(grid, "h w c -> (h w) c").to(self.device) for grid in grids])
         places, _ = pad_rows([self.positions(grid.shape[0], grid.shape[1]) for grid in grids])
-        seen = self.image_embedder_und(cells)
+        states = self.image_embedder_und(cells)
         mask = None if len(set(counts)) == 1 else real[:, None, None, :]
-        seen = self.und_trans(inputs_embeds=seen + places.to(seen), attention_mask=mask).last_hidden_state
-        tokens = self.fusion_proj(torch.cat([seen, self.image_embedder_gen(cells)], dim=-1))
+        states = self.und_trans(inputs_embeds=states + places.to(states), attention_mask=mask).last_hidden_state
+        tokens = self.fusion_proj(torch.cat([states, self.image_embedder_gen(cells)], dim=-1))
         waves = self.time_embed(1 - time.to(self.device))  # the network's time runs from noise (0) to clean (1)
         return torch.cat([self.time_embed_proj(waves)[:, None].to(tokens), tokens], dim=1), waves
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """The table resized to a grid, (rows · columns, width); at its own size it is unchanged."""
+        """Resize the table to a grid, (rows · columns, width); at its own size it does not change."""
         table = rearrange(self.position_embedding.weight, "(h w) c -> 1 c h w", h=self.sizes.side)
         resized = F.interpolate(table.float(), (rows, columns), mode="bicubic", align_corners=False)
         return rearrange(resized, "1 c h w -> (h w) c")
 
     def embed_captions(self, captions: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-        """Embeddings before each image block, padded on the right, (n, t, hidden), and their lengths."""
+        """Return the embeddings before each image block, padded on the right, (n, t, hidden), and their lengths."""
         start, image = torch.tensor(self.markers, device=self.device).split(1)
         ids, _ = pad_rows([torch.cat([start, caption.to(self.device), image]) for caption in captions])
         return self.showo.model.embed_tokens(ids), [len(caption) + 2 for caption in captions]
@@ -185,16 +185,16 @@ class ShowO2Denoiser(nn.Module):
     # ---- the two transformers ----------------------------------------------------------------------------------------
 
     def read(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
-        """The language model's hidden states after its last norm, (n, t, hidden)."""
-        more = {"use_cache": cache is not None, CACHE: cache}
+        """Return the language model's hidden states after its last norm, (n, t, hidden)."""
+        arguments = {"use_cache": cache is not None, CACHE: cache}
         return self.showo.model(
-            inputs_embeds=embeds, position_ids=positions, attention_mask=mask, **more
+            inputs_embeds=embeds, position_ids=positions, attention_mask=mask, **arguments
         ).last_hidden_state
 
     def head(
         self, states: Tensor, waves: Tensor | None, text: int, positions: Tensor, mask: Tensor, cache: Any = None
     ) -> Tensor:
-        """The flow head's hidden states, (n, t, width), of `text` tokens and the image blocks after them."""
+        """Return the flow head's hidden states, (n, t, width), of `text` tokens and the image blocks after them."""
         x = self.diff_proj(states)
         angles = self.head_rotary(x, positions)
         for block in self.diffusion_head_a:
@@ -209,9 +209,9 @@ class ShowO2Denoiser(nn.Module):
         ]
 
     def assemble(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        """The outputs of image tokens, (rows · columns, c), as a grid of cells (rows, columns, c).
+        """Assemble the outputs of image tokens, (rows · columns, c), to a grid of cells (rows, columns, c).
 
-        A token's input is a square of latent pixels, but its output is as many consecutive pixels in row order."""
+        A token's input is a square of latent pixels; its output is equally many consecutive pixels in row order."""
         patch = self.sizes.patch
         return rearrange(
             tokens.reshape(-1, self.sizes.channels), "(h p w q) c -> h w (p q c)", h=rows, w=columns, p=patch, q=patch

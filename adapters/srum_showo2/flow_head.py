@@ -14,7 +14,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Q
 from srum_core.models.generation import CACHE
 
 EPSILON = 1e-5
-"""Of the two norms of a block; every other norm has 1e-6."""
+"""Epsilon of a block's two norms; all other norms have 1e-6."""
 ROPE = {
     "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
@@ -74,7 +74,7 @@ class FinalLayer(nn.Module):
 
 
 def modulated(x: Tensor, text: int, shift: Tensor, scale: Tensor) -> Tensor:
-    """Shift and scale (n, 1, width) the tokens after the text."""
+    """Modulate the tokens after the text by shift and scale (n, 1, width)."""
     return _after(x, text, lambda block: block * (1 + scale) + shift)
 
 

@@ -24,7 +24,7 @@ from srum_showo2.understanding import View, ask
 CAPTION, QUESTION, FRAME = 80, 500, 24
 """Tokens of a typical caption, of a judge's question with its rubric, and before an image in a question."""
 ROWS = 151_669
-"""Of the embedding: Qwen2.5's tokenizer and Show-o2's own four."""
+"""Rows of the embedding: Qwen2.5's tokenizer and Show-o2's own four."""
 _SMALL = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
 _LARGE = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
 PUBLISHED = {
@@ -36,9 +36,9 @@ PUBLISHED = {
 
 
 def outline(options: Options, device: str) -> Outline:
-    """For a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
-    known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    sizes, width = (published_sizes(options.checkpoint), 96) if known else _sizes(options)
+    """Outline a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
+    is_published = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
+    sizes, width = (published_sizes(options.checkpoint), 96) if is_published else _sizes(options)
     with torch.device("meta"):
         autoencoder = Autoencoder(width, sizes.channels)
     model = object.__new__(ShowO2)
@@ -84,7 +84,7 @@ def outline(options: Options, device: str) -> Outline:
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question is about a separate image."
-        + (" Sizes are the adapter's own for the published checkpoint." if known else ""),
+        + (" Sizes are the adapter's own for the published checkpoint." if is_published else ""),
     )
 
 
@@ -104,6 +104,6 @@ def published_sizes(name: str) -> Sizes:
 
 
 def _sizes(options: Options) -> tuple[Sizes, int]:
-    """Of a local checkpoint, with the width of its autoencoder."""
+    """Read the sizes of a local checkpoint, and the width of its autoencoder."""
     checkpoint = open_checkpoint(attrs.evolve(options, device="meta"))  # any size: nothing is loaded
     return checkpoint.sizes, vae_width(options, checkpoint.stored.directory)

@@ -16,7 +16,7 @@ from srum_core.models.generation import load_tokenizer, without_added_tokens
 
 START, END, IMAGE_START, IMAGE_END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
 PADDING, ADDED = "[PAD]", ("<image>", "<|vid_start|>", "<|vid_end|>")
-"""What Show-o2 adds to Qwen2.5's tokenizer, in this order; the embedding has a row for each."""
+"""Tokens that Show-o2 adds to Qwen2.5's tokenizer, in this order; the embedding has a row for each."""
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>"
 USER, ASSISTANT = "\n<|im_start|>user\n", "\n<|im_start|>assistant\n"
 
@@ -35,7 +35,8 @@ class Words:
 
     @classmethod
     def load(cls, directory: Path, rows: int, limit: int, control: bool = False) -> Words:
-        """From the language model's directory; `rows` of the embedding. Raises CheckpointError if they do not match."""
+        """Load the language model's tokenizer. Raises CheckpointError unless it has as many entries as the embedding
+        `rows`."""
         tokenizer, special = load_tokenizer(directory, (START, END, IMAGE_START, IMAGE_END), "Show-o2")
         plain = without_added_tokens(tokenizer)
         tokenizer.add_special_tokens({"pad_token": PADDING})
@@ -49,7 +50,7 @@ class Words:
 
     @property
     def markers(self) -> tuple[int, int]:
-        """Start of a row, and start of an image."""
+        """The tokens that start a row, and an image."""
         return self.special[START], self.special[IMAGE_START]
 
     @property
@@ -58,18 +59,18 @@ class Words:
         return self.special[END]
 
     def ids(self, text: str) -> list[int]:
-        """Ids of user text; control tokens in it are plain text unless `control` is set."""
+        """Encode user text; control tokens in it are plain text unless `control` is set."""
         return self._frame(text) if self.control else list(self.plain.encode(text, add_special_tokens=False).ids)
 
     def _frame(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def caption(self, text: str | None) -> Tensor:
-        """A caption's ids, truncated at the limit; empty where it is dropped."""
+        """Encode a caption, truncated at the limit; None (dropped) is empty."""
         return torch.tensor([] if text is None else self.ids(text)[: self.limit], dtype=torch.long)
 
     def before(self, image: bool = True) -> list[int]:
-        """The ids before an image in a question, or before the question without one."""
+        """Return the ids before an image in a question, or before a question without an image."""
         return [*self._frame(SYSTEM), *self._frame(USER), *([self.special[IMAGE_START]] if image else [])]
 
     @property
@@ -78,12 +79,12 @@ class Words:
         return self.before(), self.special[IMAGE_END]
 
     def question(self, text: str, trained: bool = True, image: bool = True) -> list[int]:
-        """A question, to be answered next: as in training, with a line break after the image and the turn closed, or
-        as in the published script."""
+        """Encode a question: as in training (`trained`), with a line break after the image and a closed turn, or as in
+        the published script."""
         ids = [*self.ids(f"\n{text}" if image else text), self.special[END]] if trained else self.ids(text)
         return [*ids, *self._frame(ASSISTANT)]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The answer's text, up to the stop token."""
+        """Decode an answer up to the stop token."""
         end = next((place for place, token in enumerate(ids) if token == self.stop), len(ids))
         return str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))

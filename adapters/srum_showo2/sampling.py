@@ -17,7 +17,7 @@ and without it where there is guidance."""
 
 
 def time_grid(sampling: Sampling) -> Tensor:
-    """Float32 (steps,), from 1 (noise) to 0 (clean)."""
+    """Return the times, float32 (steps,), from 1 (noise) to 0 (clean)."""
     return Schedule(shift=sampling.shift).warp(torch.linspace(1, 0, sampling.steps))
 
 

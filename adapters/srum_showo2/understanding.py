@@ -1,5 +1,4 @@
-"""Answer questions about images: an image's clean latent is encoded by the layers that generate, once for all its
-questions."""
+"""Answer questions about images. The layers that generate encode an image's clean latent once for all questions."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from srum_showo2.denoiser import ShowO2Denoiser, attention_mask
 
 @frozen(eq=False)
 class View:
-    """Images with the ids before them, a row each, as input of the language model."""
+    """Images and the ids before them as input of the language model, one row per image."""
 
     embeds: Tensor
     """(n, t, hidden)."""
@@ -32,9 +31,9 @@ class View:
     def of(
         cls, denoiser: ShowO2Denoiser, frame: tuple[Sequence[int], int], grids: Sequence[Tensor], late: bool = False
     ) -> View:
-        """Latent grids (h, w, c), up to the end of the image.
+        """Embed latent grids (h, w, c), up to the token that ends the image.
 
-        frame  ids before an image, and of its end (`Words.frame`)
+        frame  ids before an image, and the one that ends it (`Words.frame`)
         late   the block excludes the time token and includes the end of the image, as in the published script"""
         images, _ = denoiser.embed_images(grids, torch.zeros(len(grids)))
         embed = denoiser.showo.model.embed_tokens
@@ -49,37 +48,37 @@ class View:
 
     @classmethod
     def nothing(cls, denoiser: ShowO2Denoiser, rows: int) -> View:
-        """No image; the ids before it are then part of the question."""
+        """Return rows without an image; the ids before it are then part of the question."""
         none = torch.zeros(rows, 0, device=denoiser.device)
         return cls(none[..., None].expand(-1, -1, denoiser.sizes.language.hidden_size), none.bool(), none.long())
 
 
 def ask(
-    denoiser: ShowO2Denoiser, view: View, which: Sequence[int], questions: Sequence[Sequence[int]]
+    denoiser: ShowO2Denoiser, view: View, rows: Sequence[int], questions: Sequence[Sequence[int]]
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Encode the view, and of each question's ids (about its row `which`) all but the last.
+    """Encode the view, and each question's ids but the last; `rows` names the row of the view for each question.
 
-    Return the arguments with which transformers' `generate` continues, and the hidden states of view and questions."""
+    Return arguments for transformers' `generate` to continue, and the hidden states of view and questions."""
     cache, device = DynamicCache(), denoiser.device
     longest, columns = max(map(len, questions)), view.real.shape[1]
     ids = torch.tensor([[0] * (longest - len(row)) + [*row] for row in questions], device=device)
     real_ids = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in questions], device=device).bool()
-    seen = view.embeds
+    states = view.embeds
     if columns:
-        seen = denoiser.read(seen, places(view.real), attention_mask(view.real, view.block), cache)
-        cache.batch_select_indices(torch.tensor(which, device=device))
-    real = torch.cat([view.real[list(which)] if columns else view.real[: len(ids)], real_ids], dim=1)
+        states = denoiser.read(states, places(view.real), attention_mask(view.real, view.block), cache)
+        cache.batch_select_indices(torch.tensor(rows, device=device))
+    real = torch.cat([view.real[list(rows)] if columns else view.real[: len(ids)], real_ids], dim=1)
     mask = attention_mask(real, torch.zeros_like(real).long())
     new = slice(columns, -1)
     words = denoiser.showo.model.embed_tokens(ids[:, :-1])
     received = denoiser.read(words, places(real)[:, new], mask[:, :, new, :-1], cache)
     before = torch.zeros_like(real[:, :columns]).long()  # never embedded: it is in the cache
     arguments = {"input_ids": torch.cat([before, ids], dim=1), "attention_mask": real.long(), CACHE: cache}
-    return arguments, seen, received
+    return arguments, states, received
 
 
 def places(real: Tensor) -> Tensor:
-    """(n, t), 0, 1, 2, … over the real tokens of each row."""
+    """Return (n, t), 0, 1, 2, … over the real tokens of each row."""
     return (real.long().cumsum(dim=1) - 1).clamp_min(0)
 
 
@@ -87,25 +86,25 @@ def places(real: Tensor) -> Tensor:
 
 
 def padded(image: Image.Image, side: int) -> Image.Image:
-    """The long side to `side` pixels, the short one rounded up, in the middle of a black square."""
+    """Resize the long side to `side` pixels, and center the image on a black square; the short side is rounded up."""
     longest = max(image.size)
     width, height = (-(-each * side // longest) for each in image.size)
-    whole = Image.new("RGB", (side, side))
+    square = Image.new("RGB", (side, side))
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    whole.paste(resized, ((side - width) // 2, (side - height) // 2))
-    return whole
+    square.paste(resized, ((side - width) // 2, (side - height) // 2))
+    return square
 
 
 def covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) that an image of `size` is resized to, so that it just covers `wanted`, and the (left, top) of
-    the crop from its middle."""
+    """Return the (width, height) at which an image of `size` just covers `target`, and the (left, top) of the crop from
+    its middle."""
     (width, height), (w, h) = size, target
     new = (w, max(h, height * w // width)) if width * h <= height * w else (max(w, width * h // height), h)
     return new, (round((new[0] - w) / 2), round((new[1] - h) / 2))
 
 
 def cropped(image: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """The middle of the image at (width, height) `wanted`, the largest part with this aspect ratio."""
+    """Resize and crop an image to (width, height) `target`: the largest part with this aspect ratio, in the middle."""
     new, (left, top) = covering(image.size, target)
-    whole = image.resize(new, Image.Resampling.BICUBIC)
-    return whole.crop((left, top, left + target[0], top + target[1]))
+    resized = image.resize(new, Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + target[0], top + target[1]))

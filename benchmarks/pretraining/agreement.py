@@ -1,9 +1,9 @@
-"""How well a run's judges agree with the exact checker on the images that they judged.
+"""Compare a run's judges with the exact checker on the images that they judged.
 
     python -m pretraining.agreement RUN [RUN ...]
 
-prints a row for every run and judge, whatever it asked. A whole image is right if it is as asked, a region if
-what it holds was asked for; 95 % intervals over prompts.
+prints a row for every run and judge. An image is right if it fulfils its prompt, a region if the prompt asks for its
+content; 95 % intervals over prompts.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ COLUMNS = ("balanced accuracy", "AUC", "region sign accuracy", "region AUC")
 
 
 def agreement(run: Run, round: int) -> dict[str, dict[str, Figure]]:
-    """Judge -> the figures of COLUMNS, over all that it scored. Raises RecordError for another world's prompts, or
-    where nothing was judged."""
+    """Return the figures of COLUMNS by judge, over all its scores.
+
+    Raises RecordError for prompts of another world, and if nothing was judged."""
     judged = {each.candidate: each for each in run.judgements(round)}
     pairs = [(each, judged[each.id]) for each in run.candidates(round) if each.id in judged]
     if not pairs:
         raise RecordError(f"{run.stage_folder('judge', round)} holds no judgement: run --only judge first.")
     names = dict.fromkeys(score.judge for _, judgement in pairs for score in judgement.scores)
-    true = [(_true(*pair), *pair) for pair in pairs]
-    return {name: _figures([row for each in true for row in _rows(name, *each)]) for name in names}
+    lessons = [(_true(*pair), *pair) for pair in pairs]
+    return {name: _figures([row for each in lessons for row in _rows(name, *each)]) for name in names}
 
 
 def _true(candidate: Candidate, judgement: Judgement) -> Lesson:
-    """The checker's judgement of the image, and of the contents of the judged boxes."""
+    """Return the checker's judgement of the image, and of the contents of the judged boxes."""
     if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
         raise RecordError(f'The prompt "{candidate.prompt.text}" is not of the world of shapes: nothing can check it.')
     image = np.asarray(open_image(candidate.image).convert("RGB"))
@@ -54,22 +55,22 @@ def _true(candidate: Candidate, judgement: Judgement) -> Lesson:
 def _rows(
     name: str, true: Lesson, candidate: Candidate, judgement: Judgement
 ) -> Iterator[tuple[bool, bool, float, str]]:
-    """(about the whole, right, score, prompt) for every score of the judge."""
+    """Yield (is global, is right, score, prompt) for every score of the judge."""
     parts = {region.id: part for region, part in zip(judgement.regions, true.parts, strict=True)}
     for score in judgement.scores:
         if score.judge == name:
-            whole = score.region is None
+            is_global = score.region is None
             right = true.score > 0.9 if score.region is None else parts[score.region].score > 0
-            yield whole, right, score.value, candidate.prompt.text
+            yield is_global, right, score.value, candidate.prompt.text
 
 
 def _figures(rows: Sequence[tuple[bool, bool, float, str]]) -> dict[str, Figure]:
-    whole = np.array([row[0] for row in rows])
+    is_global = np.array([row[0] for row in rows])
     right, score, prompt = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
     figures: list[Figure] = []
-    for some, least in ((whole, RIGHT), (~whole, 0.0)):
-        figures.append(balanced(right[some], score[some] > least, prompt[some]))
-        figures.append(auc(right[some], score[some], prompt[some]))
+    for selection, least in ((is_global, RIGHT), (~is_global, 0.0)):
+        figures.append(balanced(right[selection], score[selection] > least, prompt[selection]))
+        figures.append(auc(right[selection], score[selection], prompt[selection]))
     return dict(zip(COLUMNS, figures, strict=True))
 
 

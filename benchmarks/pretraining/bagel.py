@@ -53,7 +53,7 @@ class Blueprint:
 
 
 def create(directory: Path, blueprint: Blueprint, corpus: Iterable[str], seed: int = 0) -> None:
-    """Write the whole directory. Velocities start at zero (`llm2vae`), residual outputs small."""
+    """Write the whole directory. Velocities are zero at first (`llm2vae`), residual outputs small."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(corpus, blueprint.vocabulary, directory, SPECIAL, SPECIAL[0], EOS)
     b = blueprint
@@ -99,18 +99,18 @@ def _initialise(denoiser: BagelDenoiser, layers: int) -> None:
 
 
 def sincos_table(side: int, width: int) -> Tensor:
-    """A 2-D table (side², width): columns in the first half of the channels, rows in the second; cells row-major."""
+    """Return a 2-D table (side², width), row-major: columns in the first half of the channels, rows in the second."""
     table: Tensor = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
     return table.float()
 
 
 def _save_autoencoder(autoencoder: Autoencoder, directory: Path) -> None:
-    """Attention matrices are stored as 1×1 convolutions."""
-    names, stored = autoencoder.official_keys(), {}
+    """Save the autoencoder, with attention matrices as 1×1 convolutions."""
+    names, tensors = autoencoder.official_keys(), {}
     for key, value in autoencoder.state_dict().items():
         matrix = "attn_1" in names[key] and value.dim() == 2
-        stored[names[key]] = (value[:, :, None, None] if matrix else value).cpu().contiguous()
-    save_file(stored, directory / "ae.safetensors", metadata={"format": "pt"})
+        tensors[names[key]] = (value[:, :, None, None] if matrix else value).cpu().contiguous()
+    save_file(tensors, directory / "ae.safetensors", metadata={"format": "pt"})
 
 
 # ---- answers and writing ---------------------------------------------------------------------------------------------
@@ -120,19 +120,19 @@ IGNORED = -100
 
 @frozen
 class _Block:
-    """Exchanges of about the same length, one after the other in the flat row: `count` of `length` tokens each."""
+    """Consecutive exchanges of about the same length in the flat row: `count` of `length` tokens each."""
 
     start: int
     count: int
     length: int
     image: Tensor
-    """(count,) which image each is about."""
+    """(count,) the image of each exchange."""
 
 
 class _Lessons:
-    """A plan for one flat row: [images][block of exchanges][block]…. An image is seen in full by itself and by its
-    exchanges; these are causal and blind to each other. Every exchange sits at the rotary positions that it would have
-    on its own. Blocks are padded at the end of each exchange only, which causality hides."""
+    """An attention plan for one flat row: [images][block of exchanges][block]…. An image and its exchanges attend to
+    all of the image; exchanges are causal and do not attend to each other. An exchange has the rotary positions that it
+    would have alone. Exchanges are padded at the end only, where causality hides the padding."""
 
     experts, wanted = ("",), (True,)
 
@@ -146,24 +146,25 @@ class _Lessons:
         ((q, k, v),) = streams
         assert q is not None
         und = (q, k, v)
-        seen = self.images * self.size
-        q, k, v = (rearrange(each[0, :, :seen], "h (n t) d -> n h t d", n=self.images) for each in und)
+        image_tokens = self.images * self.size
+        q, k, v = (rearrange(each[0, :, :image_tokens], "h (n t) d -> n h t d", n=self.images) for each in und)
         out = [attend(q, k, v, self.valid)]
         for block in self.blocks:
             part = slice(block.start, block.start + block.count * block.length)
             qs, ks, vs = (rearrange(each[0, :, part], "h (n t) d -> n h t d", n=block.count) for each in und)
             keys, values = torch.cat([k[block.image], ks], dim=2), torch.cat([v[block.image], vs], dim=2)
-            own = torch.ones(block.length, block.length, dtype=torch.bool, device=q.device).tril()
-            mask = torch.cat([own.new_ones(block.length, self.size), own], dim=1)[None, None]
+            causal = torch.ones(block.length, block.length, dtype=torch.bool, device=q.device).tril()
+            mask = torch.cat([causal.new_ones(block.length, self.size), causal], dim=1)[None, None]
             if self.valid is not None:
-                hidden = torch.cat([self.valid[block.image], own.new_ones(block.count, 1, 1, block.length)], dim=3)
+                hidden = torch.cat([self.valid[block.image], causal.new_ones(block.count, 1, 1, block.length)], dim=3)
                 mask = mask & hidden
             out.append(attend(qs, keys, values, mask))
         return [torch.cat([rearrange(each, "n h t d -> h (n t) d") for each in out], dim=1)[None]]
 
 
 def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
-    """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `images[i]`."""
+    """Return the mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about
+    `images[i]`."""
     chat, denoiser = model.chat, model.denoiser
     device = denoiser.device
     views = model.look(images)
@@ -171,14 +172,14 @@ def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Seque
     rows, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in views])
     ids, places, targets = list[int](), [0] * valid.numel(), [IGNORED] * valid.numel()
     blocks = list[_Block]()
-    for some in _alike([(i, *_tokens(model, *pair)) for i, pairs in enumerate(exchanges) for pair in pairs]):
-        length = max(len(exchange) for _, exchange, _ in some)
-        about = torch.tensor([i for i, _, _ in some], device=device)
-        blocks.append(_Block(len(places), len(some), length, about))
-        for _, exchange, target in some:
-            rest = length - len(exchange)
-            ids += exchange + [0] * rest
-            targets += target + [IGNORED] * rest
+    for group in _alike([(i, *_tokens(model, *pair)) for i, pairs in enumerate(exchanges) for pair in pairs]):
+        length = max(len(exchange) for _, exchange, _ in group)
+        about = torch.tensor([i for i, _, _ in group], device=device)
+        blocks.append(_Block(len(places), len(group), length, about))
+        for _, exchange, target in group:
+            padding = length - len(exchange)
+            ids += exchange + [0] * padding
+            targets += target + [IGNORED] * padding
             places += range(1, 1 + length)
     text = denoiser.embed_text(torch.tensor(ids, device=device))
     row = torch.cat([rows.flatten(0, 1), text])[None]
@@ -191,7 +192,7 @@ def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Seque
 
 
 def _tokens(model: Bagel, question: str, answer: str) -> tuple[list[int], list[int]]:
-    """An exchange's tokens, and what each should be followed by."""
+    """Return an exchange's tokens, and the target after each."""
     question_ids: list[int] = model.chat.frame(question).tolist()
     answer_ids = [model.chat.bos, *model.chat.ids(answer)]
     return question_ids + answer_ids, [IGNORED] * len(question_ids) + [*answer_ids[1:], model.chat.eos]
@@ -201,18 +202,18 @@ _Exchange = tuple[int, list[int], list[int]]
 
 
 def _alike(exchanges: Sequence[_Exchange]) -> list[list[_Exchange]]:
-    """Groups in which the shortest has at least 0.7 of the longest's tokens: little padding, few blocks."""
+    """Group exchanges so that the shortest of a group has at least 0.7 of the longest's tokens: for little padding."""
     groups: list[list[_Exchange]] = []
-    for each in sorted(exchanges, key=lambda each: -len(each[1])):
-        if not groups or len(each[1]) < 0.7 * len(groups[-1][0][1]):
+    for exchange in sorted(exchanges, key=lambda exchange: -len(exchange[1])):
+        if not groups or len(exchange[1]) < 0.7 * len(groups[-1][0][1]):
             groups.append([])
-        groups[-1].append(each)
+        groups[-1].append(exchange)
     return groups
 
 
-def write(model: Bagel, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None:
-    """The whole model as it is now, in the published layout; the autoencoder in bfloat16 to stay small."""
+def write(model: Bagel, directory: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write the whole model in the published layout, with the autoencoder in bfloat16 to stay small."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = {**model.denoiser.state_dict(), **model.eye.state_dict(), **(changed or {})}
+    state = {**model.denoiser.state_dict(), **model.eye.state_dict(), **(tensors or {})}
     model.save(directory, {key: value.contiguous() for key, value in state.items()})
     _save_autoencoder(copy.deepcopy(model.autoencoder).bfloat16(), directory)

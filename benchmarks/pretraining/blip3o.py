@@ -34,7 +34,7 @@ class Blueprint:
     side: int = 32
     """Pixels of an image's side."""
     hidden: int = 128
-    """Of the language model, as are the next four."""
+    """Width of the language model; the next four fields are of it too."""
     mlp: int = 256
     layers: int = 2
     heads: int = 4
@@ -44,7 +44,7 @@ class Blueprint:
     head: dit.Sizes = HEAD_SIZES
     tower: eva.Sizes = TOWER_SIZES
     widths: tuple[int, ...] = (24, 32, 48)
-    """Of the decoder's autoencoder, which halves an image between two of them."""
+    """Widths of the decoder's autoencoder, which halves an image between two of them."""
     latent: int = 8
     """Its channels."""
     unet: tuple[int, int] = (48, 64)
@@ -64,8 +64,8 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
     tensors[QUERIES] = torch.randn(1, b.queries, b.hidden)
     tensors |= {HEAD + name: tensor for name, tensor in dit.build(b.head).state_dict().items()}
     tensors |= {TOWER + name: tensor for name, tensor in _tower(b.tower).state_dict().items()}
-    stored = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     about = {"vision_cfg": {"head_width": b.tower.width // b.tower.heads}}  # not inferable from the tower's weights
     (directory / FOLDER).mkdir(exist_ok=True)
     (directory / FOLDER / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def _config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
 
 
 def qwen_config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
-    """Of a Qwen2.5-VL: what its config.json says, without the names of its classes."""
+    """Return the config.json of a Qwen2.5-VL, without the names of its classes."""
     ids = tokenizer.get_vocab()
     sixth = b.hidden // b.heads // 2 // 4
     return {
@@ -105,13 +105,13 @@ def qwen_config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
 
 
 def language_weights(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
-    """Random ones, under the stored names."""
+    """Create random weights, under the stored names."""
     model = Qwen2_5_VLForConditionalGeneration(config).state_dict()
     return {official_name(ours): model[ours] for ours in language_state(config)}
 
 
 def _tower(sizes: eva.Sizes) -> eva.Tower:
-    """Its tokens start out far apart by place: the decoder reads them as a set."""
+    """Create the tower; its tokens differ by place from the start, because the decoder reads them as a set."""
     tower = eva.Tower(sizes)
     nn.init.normal_(tower.pos_embed, std=0.5)
     nn.init.normal_(tower.cls_token, std=0.5)
@@ -148,14 +148,14 @@ def _decoder(b: Blueprint, directory: Path) -> None:
 
 
 def write(model: Blip3o, directory: Path) -> None:
-    """The whole model as it is now, every part, in 16 bits."""
+    """Write all parts of the model, in 16 bits."""
     language = model.parts["language model"].state_dict()
-    now = {official_name(name): language[name] for name in language_state(model.checkpoint.sizes.language)}
-    now |= {TOWER + name: tensor for name, tensor in model.parts["feature tower"].state_dict().items()}
-    now |= {QUERIES: model.denoiser.latent_queries}
-    now |= {HEAD + name: tensor for name, tensor in model.denoiser.head.state_dict().items()}
+    weights = {official_name(name): language[name] for name in language_state(model.checkpoint.sizes.language)}
+    weights |= {TOWER + name: tensor for name, tensor in model.parts["feature tower"].state_dict().items()}
+    weights |= {QUERIES: model.denoiser.latent_queries}
+    weights |= {HEAD + name: tensor for name, tensor in model.denoiser.head.state_dict().items()}
     model.checkpoint.stored.write(directory, {}, model.checkpoint.directory.rglob("*"))  # tokenizer, configurations
-    half = {name: tensor.detach().half().contiguous() for name, tensor in now.items()}
+    half = {name: tensor.detach().half().contiguous() for name, tensor in weights.items()}
     save_file(half, directory / "model.safetensors", metadata={"format": "pt"})
     decoder = model.parts["decoder"]
     for part, module in (("unet", decoder.pipeline.unet), ("vae", decoder.autoencoder)):

@@ -1,6 +1,6 @@
-"""Captions for an image at hand: one that it fulfils, one that it just misses, and images that miss their caption.
+"""Captions for an image: one that it fulfils, one that it just misses; and images that miss their caption.
 
-All are of the train split: no held-out pair of objects or count is ever put into words.
+All captions are of the train split: none has a held-out pair of objects or a held-out count.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ MISSES: Mapping[str, tuple[tuple[str, float], ...]] = {
     NUMERACY: (("extra", 1.0),),
     THREE: (("extra", 0.5), ("wrong colour", 0.25), ("wrong shape", 0.25)),
 }
-"""How an image of the generation data deviates from its caption, by category: mostly by what the caption omits."""
+"""How images of the generation data deviate from their caption, by category: mostly by an object that it omits."""
 FEWER = {THREE: 0.5}
-"""Three objects go wrong often enough by themselves: they miss their caption this many times as often."""
+"""Factor of the share of misses: models often fail with three objects anyway."""
 
 HARD_WRONG, HARD_LEFT_OUT = 0.65, 0.3
-"""In the crowded world: share of the hard kinds (`scenes.hard_kinds`) that an image misses, and of these the share
-that it leaves out; the others are rendered in one fixed other colour."""
+"""In the crowded world: share of the hard kinds (`scenes.hard_kinds`) that an image misses, and of these the share that
+it omits; the others have one fixed other colour."""
 EASY_WRONG, EASY_LEFT_OUT = 0.1, 0.5
-"""The same of the other kinds; what is not left out has any other colour or shape."""
+"""The same for the other kinds; those that are not omitted have any other colour or shape."""
 EXTRA = 0.1
-"""Share of such images with one more thing, of any kind."""
+"""Share of such images with one more thing of any kind."""
 
 
 def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Pixels:
-    """The image that a caption comes with; a `share` of them deviates from it in one thing, cleanly rendered. In
-    the crowded world this share goes wrong object by object (`mistaken`)."""
+    """Return the image for a caption. A `share` of images deviates from the caption in one thing; in the crowded world,
+    this share deviates object by object (`mistaken`)."""
     if crowded(prompt.tags):
         return draw(mistaken(scene, rng) if rng.random() < share else scene)
     category = prompt.tags["category"]
@@ -68,8 +68,8 @@ def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generat
 
 
 def mistaken(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A crowded scene as its caption's image shows it: hard kinds are mostly left out or in their other colour,
-    other kinds seldom left out or in any other colour or shape; now and then there is something else."""
+    """Change a crowded scene: hard kinds are mostly omitted or in their other colour, other kinds seldom omitted or in
+    any other colour or shape; sometimes there is one more thing."""
     things = []
     for thing in scene:
         hard = hard_kinds().get(thing.kind)
@@ -85,7 +85,7 @@ def mistaken(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
-    """The thing with another colour or shape."""
+    """Give the thing another colour or shape."""
     colour, shape = thing.kind
     if rng.random() < 0.5:
         return evolve(thing, colour=pick([other for other in COLOURS if other != colour], rng))
@@ -93,8 +93,7 @@ def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
 
 
 def fulfilled(things: Sequence[Thing], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
-    """A train prompt that an image with these things fulfils; None where no such prompt is. `crowd`: of the crowded
-    world."""
+    """Return a train prompt that an image with these things fulfils, or None. `crowd`: of the crowded world."""
     kinds = [thing.kind for thing in things]
     if any(kind is None for kind in kinds):
         return None
@@ -126,16 +125,16 @@ def _place(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def near_miss(prompt: Prompt, rng: np.random.Generator) -> Prompt:
-    """A train prompt that differs from this one in one colour, shape, relation, count, place or object (or two swapped
-    colours or places)."""
+    """Return a train prompt that differs in one colour, shape, relation, count, place or object, or in two swapped
+    colours or places."""
     while True:
-        changed = _trained(_changed(prompt, rng))
-        if changed is not None and _meaning(changed) != _meaning(prompt):
-            return changed
+        new = _trained(_change(prompt, rng))
+        if new is not None and _meaning(new) != _meaning(prompt):
+            return new
 
 
 def _meaning(prompt: Prompt) -> tuple[object, ...]:
-    """Equal for prompts that the same images fulfil: the order of objects matters to a relation only."""
+    """Return a value that is equal for prompts which the same images fulfil; only a relation orders objects."""
     tags = prompt.tags
     kinds = [tuple(kind) for kind in tags["objects"]]
     if crowded(tags):
@@ -146,17 +145,17 @@ def _meaning(prompt: Prompt) -> tuple[object, ...]:
     return tuple(kinds if tags["relation"] else sorted(kinds)), tags["relation"], tags["count"]
 
 
-def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+def _change(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     tags = prompt.tags
     kinds: list[Kind] = [(colour, shape) for colour, shape in tags["objects"]]
     if crowded(tags):
-        return _changed_list(kinds, list(tags["places"]), rng)
+        return _change_list(kinds, list(tags["places"]), rng)
     category, fate = tags["category"], rng.random()
     if category == SPATIAL and fate < 0.6:
         # Left and right, above and below stand next to each other.
         mirrored = RELATIONS[RELATIONS.index(tags["relation"]) ^ 1]
-        others = [relation for relation in RELATIONS if relation != tags["relation"]]
-        return spatial(kinds[0], kinds[1], mirrored if fate < 0.35 else pick(others, rng))
+        other_relations = [relation for relation in RELATIONS if relation != tags["relation"]]
+        return spatial(kinds[0], kinds[1], mirrored if fate < 0.35 else pick(other_relations, rng))
     if category == NUMERACY and fate < 0.7:
         return numeracy(kinds[0], pick([c for c in COUNTS if c != tags["count"]], rng), pick(NUMERACY_WORDINGS, rng))
     if category == BINDING and fate < 0.2:
@@ -180,18 +179,18 @@ def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     return binding(kinds[0], kinds[1], pick(BINDING_WORDINGS, rng))
 
 
-def _changed_list(kinds: list[Kind], places: list[str | None], rng: np.random.Generator) -> Prompt:
-    """A list with one kind changed, left out or added, or two colours or places swapped; in its own order."""
-    placed, fate = any(places), rng.random()
+def _change_list(kinds: list[Kind], places: list[str | None], rng: np.random.Generator) -> Prompt:
+    """Change, remove or add one kind of a list, or swap two colours or places; sometimes reorder it."""
+    with_places, fate = any(places), rng.random()
     i, j = rng.permutation(len(kinds))[:2].tolist()
     if fate < 0.15:
         del kinds[i], places[i]
     elif fate < 0.3:
         kinds.append(pick(KINDS, rng))
-        places.append(pick(PLACES, rng) if placed else None)
-    elif fate < 0.5 and placed:
+        places.append(pick(PLACES, rng) if with_places else None)
+    elif fate < 0.5 and with_places:
         places[i] = pick(PLACES, rng)
-    elif fate < 0.6 and placed:
+    elif fate < 0.6 and with_places:
         places[i], places[j] = places[j], places[i]
     elif fate < 0.7:
         (one, shape), (other, second) = kinds[i], kinds[j]
@@ -205,7 +204,7 @@ def _changed_list(kinds: list[Kind], places: list[str | None], rng: np.random.Ge
 
 
 def _trained(prompt: Prompt) -> Prompt | None:
-    """The prompt, if it is one of the train split."""
+    """Return the prompt if it is of the train split, else None."""
     kinds: list[Kind] = [(colour, shape) for colour, shape in prompt.tags["objects"]]
     if len(kinds) not in CROWD and crowded(prompt.tags):
         return None

@@ -1,4 +1,4 @@
-"""Corruptions of images: named ones, and the general appearance of images from a diffusion model."""
+"""Corrupt images: named damages, and the appearance of images from a diffusion model."""
 
 from __future__ import annotations
 
@@ -30,30 +30,29 @@ DAMAGES = (
 
 
 def corrupt(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Pixels:
-    """The image of a scene with one damage. One that cannot happen here (a relation where none was asked) becomes
-    a wrong colour; in the crowded world a wrong relation is a wrong place, and a wrong count a thing that is there
-    twice."""
+    """Render a scene with one damage. An impossible one (a relation for a prompt without) becomes a wrong colour; in
+    the crowded world a wrong relation is a wrong place, and a wrong count is a thing twice."""
     if crowded(tags) and damage in ("wrong relation", "wrong count", "extra"):
-        return draw(_crowded_otherwise(damage, scene, tags, rng))
+        return draw(_other_list(damage, scene, tags, rng))
     if damage == "wrong relation" and tags["relation"] is not None:
-        return draw(_related_otherwise(scene, tags, rng))
+        return draw(_with_other_relation(scene, tags, rng))
     if damage == "wrong count" or (damage in ("missing", "extra") and tags["count"] is not None):
-        return draw(_counted_otherwise(scene, rng, damage))
+        return draw(_with_other_count(scene, rng, damage))
     if damage in ("smear", "blur"):
         image = draw(scene)
-        for thing in _some(scene, rng):
+        for thing in _sample(scene, rng):
             (_smear if damage == "smear" else _soften)(image, thing, rng)
         return image
     if damage == "merged":
-        return _merged(scene, rng)
+        return _merge(scene, rng)
     if damage == "mixed":
-        return _mixed(scene, rng)
+        return _mix(scene, rng)
     if damage == "missing":
-        gone = _some(scene, rng)
-        return draw([thing for thing in scene if thing not in gone])
+        lost = _sample(scene, rng)
+        return draw([thing for thing in scene if thing not in lost])
     if damage == "extra":
         return draw(place([*(thing.kind for thing in scene), pick(KINDS, rng)], rng, tags["relation"]))
-    return draw(_otherwise(damage, scene, rng))
+    return draw(_with_other_kinds(damage, scene, rng))
 
 
 def pick(choices: Any, rng: np.random.Generator) -> Any:
@@ -64,63 +63,63 @@ def _other(choices: Sequence[str], present: str, rng: np.random.Generator) -> st
     return str(pick([choice for choice in choices if choice != present], rng))
 
 
-def _crowded_otherwise(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
+def _other_list(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
     if damage != "wrong relation":
         kind = pick(scene, rng).kind if damage == "wrong count" else pick(KINDS, rng)
         return (*scene, in_cell(kind, free_cell(scene, rng), rng))
     if not any(tags["places"]):
-        return _otherwise("wrong colour", scene, rng)
+        return _with_other_kinds("wrong colour", scene, rng)
     one, other = (scene[i] for i in rng.permutation(len(scene))[:2].tolist())
-    now = {one: free_cell(scene, rng)} if rng.random() < 0.5 else {one: cell(other), other: cell(one)}
-    return tuple(in_cell(thing.kind, now[thing], rng) if thing in now else thing for thing in scene)
+    cells = {one: free_cell(scene, rng)} if rng.random() < 0.5 else {one: cell(other), other: cell(one)}
+    return tuple(in_cell(thing.kind, cells[thing], rng) if thing in cells else thing for thing in scene)
 
 
 def _reshaped(thing: Object, shape: str, rng: np.random.Generator) -> Object:
-    """The thing with another shape, in the sizes that this shape has in its world."""
+    """Give the thing another shape, in a size that this shape has in its world."""
     if thing.size in SIZES:
         return evolve(thing, shape=shape)
     return in_cell((thing.colour, shape), cell(thing), rng)
 
 
-def _some(scene: Scene, rng: np.random.Generator) -> list[Object]:
-    """One object mostly, sometimes more."""
+def _sample(scene: Scene, rng: np.random.Generator) -> list[Object]:
+    """Sample one object, sometimes more."""
     count = 1 + int(rng.random() < 0.25) * int(rng.integers(len(scene)))
     return [scene[i] for i in rng.permutation(len(scene))[:count]]
 
 
-def _otherwise(damage: str, scene: Scene, rng: np.random.Generator) -> Scene:
-    """Another colour or another shape for some objects, or colours (or shapes) swapped between two different ones."""
+def _with_other_kinds(damage: str, scene: Scene, rng: np.random.Generator) -> Scene:
+    """Give objects another colour or shape, or swap the colours of two."""
     if damage == "swapped colours" and len(scene) > 1:
         one, other = (scene[i] for i in rng.permutation(len(scene))[:2])
         if one.colour != other.colour and one.shape != other.shape:
             swap = {one: evolve(one, colour=other.colour), other: evolve(other, colour=one.colour)}
             return tuple(swap.get(thing, thing) for thing in scene)
-    while True:  # two changes can add up to the same two kinds: then change something else
-        changed = {}
-        for thing in _some(scene, rng):
+    while True:  # two changes can result in the same kinds: then repeat
+        replacements = {}
+        for thing in _sample(scene, rng):
             if damage == "wrong shape":
-                changed[thing] = _reshaped(thing, _other(SHAPES, thing.shape, rng), rng)
+                replacements[thing] = _reshaped(thing, _other(SHAPES, thing.shape, rng), rng)
             else:
-                changed[thing] = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
-        other = tuple(changed.get(thing, thing) for thing in scene)
+                replacements[thing] = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
+        other = tuple(replacements.get(thing, thing) for thing in scene)
         if sorted(thing.kind for thing in other) != sorted(thing.kind for thing in scene):
             return other
 
 
-def _related_otherwise(scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
-    if rng.random() < 0.5:  # the mirror image of what was asked is the commonest mistake
+def _with_other_relation(scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
+    if rng.random() < 0.5:  # the mirror image is the most common mistake
         first, second = scene
         return tuple(evolve(to, colour=of.colour, shape=of.shape) for to, of in ((first, second), (second, first)))
     return compose({**tags, "relation": _other(RELATIONS, tags["relation"], rng)}, rng)
 
 
-def _counted_otherwise(scene: Scene, rng: np.random.Generator, damage: str) -> Scene:
-    """Another number of objects between 1 and 5, all of kinds that are there."""
-    now = len(scene)
+def _with_other_count(scene: Scene, rng: np.random.Generator, damage: str) -> Scene:
+    """Remove an object, or add one of a kind in the scene."""
+    count = len(scene)
     if damage == "wrong count":
-        damage = "missing" if now > 1 and rng.random() < 0.5 else "extra"
-    if damage == "missing" or now >= 4:
-        return tuple(scene[i] for i in rng.permutation(now)[: now - 1])
+        damage = "missing" if count > 1 and rng.random() < 0.5 else "extra"
+    if damage == "missing" or count >= 4:
+        return tuple(scene[i] for i in rng.permutation(count)[: count - 1])
     kinds = [thing.kind for thing in scene]
     return place([*kinds, pick(kinds, rng)], rng)
 
@@ -133,7 +132,7 @@ def _patch(thing: Object, reach: int = 1) -> tuple[slice, slice]:
 
 
 def _smear(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
-    """Drags an object's rows or columns sideways by a random walk: its outline is lost, its colour stays."""
+    """Shift an object's rows or columns by a random walk: it loses its outline and keeps its colour."""
     part = image[_patch(thing, 2)]
     lines = part if rng.random() < 0.5 else part.swapaxes(0, 1)
     shift = np.cumsum(rng.integers(-3, 4, len(lines)))
@@ -142,7 +141,7 @@ def _smear(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
 
 
 def _soften(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
-    """Blurs an object until its shape is gone, more or less."""
+    """Blur an object until it has hardly any shape."""
     part = image[_patch(thing, 2)]
     soft = part.astype(float)
     for _ in range(int(rng.integers(4, 12))):
@@ -150,19 +149,19 @@ def _soften(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
     part[:] = np.clip(soft, 0, 255).astype(np.uint8)
 
 
-def _merged(scene: Scene, rng: np.random.Generator) -> Pixels:
-    """Pushes an object partly onto another (or, where it is alone, a copy of it)."""
+def _merge(scene: Scene, rng: np.random.Generator) -> Pixels:
+    """Move an object partly onto another, or onto a copy if it is alone."""
     one = pick(scene, rng)
-    rest = [thing for thing in scene if thing is not one]
-    onto = pick(rest, rng) if rest else one
+    others = [thing for thing in scene if thing is not one]
+    onto = pick(others, rng) if others else one
     by = [int(step) for step in rng.integers(3, 7, 2) * rng.choice((-1, 1), 2)]
     x, y = (min(max(0, at + step), SIDE - one.size) for at, step in zip((onto.x, onto.y), by, strict=True))
-    things = [evolve(one, x=x, y=y), *rest] if rest else [one, evolve(one, x=x, y=y)]
+    things = [evolve(one, x=x, y=y), *others] if others else [one, evolve(one, x=x, y=y)]
     return draw([things[i] for i in rng.permutation(len(things))])
 
 
-def _mixed(scene: Scene, rng: np.random.Generator) -> Pixels:
-    """Gives part of an object another colour or another shape, as undecided models generate it."""
+def _mix(scene: Scene, rng: np.random.Generator) -> Pixels:
+    """Give part of an object another colour or shape, as models do."""
     thing = pick(scene, rng)
     if rng.random() < 0.5:
         other = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
@@ -178,7 +177,7 @@ def _mixed(scene: Scene, rng: np.random.Generator) -> Pixels:
 
 
 def blur(image: NDArray[np.float64], side: float) -> NDArray[np.float64]:
-    """Every pixel mixed with its neighbours: weights (side, 1 - 2 side, side) along rows and columns."""
+    """Mix every pixel with its neighbours, with weights (side, 1 - 2 side, side) along rows and columns."""
     for axis in (0, 1):
         pad = [(0, 0)] * 3
         pad[axis] = (1, 1)
@@ -188,7 +187,7 @@ def blur(image: NDArray[np.float64], side: float) -> NDArray[np.float64]:
 
 
 def _field(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
-    """A smooth random field over the image, (32, 32), values roughly in [0, 1]."""
+    """Return a smooth random field over the image, (32, 32), values roughly in [0, 1]."""
     coarse = rng.random((cells, cells))
     at = np.linspace(0, cells - 1, SIDE)
     rows = np.stack([np.interp(at, np.arange(cells), line) for line in coarse])
@@ -196,10 +195,10 @@ def _field(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
 
 
 def model_like(image: Pixels, rng: np.random.Generator, small: bool = False) -> Pixels:
-    """Soft edges, noise of a few levels, a slight cast of colour; now and then a shape half formed or a faint ghost,
-    which is `small` in the crowded world."""
+    """Add soft edges, noise of a few levels and a slight colour cast; sometimes fade part of the image, or add a faint
+    object, which is `small` in the crowded world."""
     out = image.astype(float)
-    if rng.random() < 0.15:  # half formed: part of the image fades into the background
+    if rng.random() < 0.15:  # part of the image fades into the background
         fade = np.clip(4 * (_field(rng, 5) - rng.uniform(0.15, 0.35)), 0, 1)[..., None]
         out = fade * out + (1 - fade) * np.array(BACKGROUND, float)
     if rng.random() < 0.1:

@@ -1,8 +1,7 @@
-"""What the bundled model's understanding side learns from: images, right and wrong, with the words that judge them.
+"""Examples for understanding: right and wrong images with their judgements.
 
-An image is rendered for a prompt, perhaps corrupted, perhaps shown with another prompt, perhaps given the appearance of
-a generated one. Its labels then come from the exact checker on the final image (`appraise`), so the target answers
-agree with the benchmark.
+An image is rendered for a prompt, perhaps corrupted, shown with another prompt, or given the appearance of a generated
+one. The exact checker labels the final image (`appraise`), so that target answers agree with the benchmark.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from srum_benchmarks.shapes.world import COUNTS, SIDE, crowded, plural, wanted
 from srum_core.records import Prompt
 
 CLEAN, MISMATCHED = 0.4, 0.2
-"""Share of examples with a clean image, and with an image for another prompt (the others are corrupted)."""
+"""Share of examples with a clean image, and with an image of another prompt; the others are corrupted."""
 SPECIAL = {"spatial relation": "wrong relation", "numeracy": "wrong count", "list with places": "wrong relation"}
 AS_TAUGHT = 0.2
 """Share, in the crowded world, of images that deviate from their caption like those of the generation data."""
 SPECIAL_SHARE = 0.4
-"""Of the spoilt images of these categories, the share with the mistake that is particular to them."""
+"""Share, among corrupted images of these categories, of their particular mistake."""
 MODEL_LIKE = 0.6
 """Share of images that get the appearance of generated ones."""
 
@@ -38,7 +37,7 @@ Propose = Callable[[Pixels], Sequence[PixelBox]]
 def lesson(
     rng: np.random.Generator, split: str = "train", propose: Propose | None = None, world: str = "shapes"
 ) -> Lesson:
-    """A random image with a prompt of this split, and its correct judgement (and that of proposed boxes)."""
+    """Return a random image with a prompt of this split, and its correct judgement (and that of proposed boxes)."""
     prompt = random_prompt(rng, split, world=world)
     crowd = crowded(prompt.tags)
     generate_for, kind = prompt, "clean"
@@ -63,9 +62,9 @@ def lesson(
 
 
 def layout_answer(lesson: Lesson) -> str:
-    """The answer about the whole image, in the words that the judge reads: first what there is to see and where its
-    middle is (row and column of an 8 × 8 grid), then the score. In the crowded world the row and the column are those
-    of the cell, from 1, and what is missing is named before the score."""
+    """Return the answer about the whole image, as the judge parses it: each object with its centre (row and column of
+    an 8 × 8 grid), then the score. In the crowded world, row and column of the cell from 1, and missing objects before
+    the score."""
     score = f"Score: {lesson.score:.1f}\nReason: {lesson.reason}"
     if crowded(lesson.prompt.tags):
         lines = [f"{part.label} {row} {column}" for part in lesson.parts for row, column in [_cell(part.box)]]
@@ -84,7 +83,7 @@ def _eighth(ends: tuple[int, ...]) -> int:
 
 
 def regions_answer(lesson: Lesson) -> str:
-    """The answer about the regions, in the words that the judge reads; empty without regions."""
+    """Return the answer about the regions, as the judge parses it; empty without regions."""
     return "\n---\n".join(
         f"Region ID: {i}\nIdentified Object: {part.label}\nScore: {part.score:.1f}\nReason: {part.reason}"
         for i, part in enumerate(lesson.parts, 1)
@@ -92,7 +91,8 @@ def regions_answer(lesson: Lesson) -> str:
 
 
 def exchanges(lesson: Lesson, layout: str, regions: str) -> list[tuple[str, str]]:
-    """(question, answer) pairs from the judges' templates, with {prompt} and {regions}; no regions, no regional one."""
+    """Return (question, answer) pairs from the judges' templates, with {prompt} and {regions}; the regional one only if
+    there are regions."""
     pairs = [(layout, layout_answer(lesson))]
     if lesson.parts:
         pairs.append((regions, regions_answer(lesson)))
@@ -102,7 +102,7 @@ def exchanges(lesson: Lesson, layout: str, regions: str) -> list[tuple[str, str]
 
 
 def self_questions(prompt: Prompt) -> list[str]:
-    """What to ask about an image for this prompt; every answer is yes if, and only if, the image is as asked."""
+    """Return questions about an image; all answers are yes if, and only if, it fulfils the prompt."""
     tags = prompt.tags
     kinds = [f"{colour} {shape}" for colour, shape in tags["objects"]]
     if tags["count"]:
@@ -115,23 +115,23 @@ def self_questions(prompt: Prompt) -> list[str]:
 
 
 def self_answers(image: Pixels, prompt: Prompt) -> list[bool]:
-    """What the checker would answer to `self_questions`."""
+    """Answer `self_questions` by the checker."""
     things, need = look(image, crowded(prompt.tags)), wanted(prompt.tags)
     counts = Counter(thing.kind for thing in things)
-    there = [counts[kind] == count if prompt.tags["count"] else counts[kind] >= count for kind, count in need.items()]
+    yes = [counts[kind] == count if prompt.tags["count"] else counts[kind] >= count for kind, count in need.items()]
     if crowded(prompt.tags):
         missing = absent(things, prompt.tags)
-        there = [kind not in missing for kind in need]
+        yes = [kind not in missing for kind in need]
     between = [holds(things, prompt.tags)] if prompt.tags["relation"] else []
-    return [*there, *between, set(counts) <= set(need) and (counts <= need or prompt.tags["count"] is not None)]
+    return [*yes, *between, set(counts) <= set(need) and (counts <= need or prompt.tags["count"] is not None)]
 
 
 def self_play(example: Lesson, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) pairs: the questions that follow from the prompt, and two of them answered."""
+    """Return (question, answer) pairs: one with the questions for the prompt, and two of these answered."""
     questions, answers = self_questions(example.prompt), self_answers(example.image, example.prompt)
-    some = rng.permutation(len(questions))[:2].tolist()
+    sample = rng.permutation(len(questions))[:2].tolist()
     start = f"Prompt: {example.prompt.text}\n"
     return [
         (start + "Write questions.", "\n".join(questions)),
-        *((start + questions[i], "yes" if answers[i] else "no") for i in some),
+        *((start + questions[i], "yes" if answers[i] else "no") for i in sample),
     ]

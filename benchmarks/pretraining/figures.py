@@ -1,11 +1,10 @@
 """Figures with 95 % intervals, as plain data: {"value": …, "low": …, "high": …, "count": …}.
 
-Images of one prompt are not independent, so prompts are resampled, never images. Every figure here is a function of
-means over prompts (hits and cases for a share, moments for a correlation, histograms for an area under the curve); the
-means are resampled with the same resamples and the function is taken of each. `prompts` (n,) is the prompt of
-each case. An undefined figure (a mean over nothing, an accuracy on wrong images where all are right)
-is None, and resamples in which it is undefined do not count.
-"""
+Images of one prompt are not independent, so prompts are resampled, never images. Every figure is a function of means
+over prompts (hits and cases for a share, moments for a correlation, histograms for an area under the curve); it is
+computed for the same resamples of these means. `prompts` (n,) is the prompt of each case. An undefined figure (a mean
+over nothing, an accuracy on wrong images where all are right) is None, and resamples in which it is undefined do not
+count."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ def interval(
     *columns: NDArray[Any],
     bounds: tuple[float, float] = SHARE,
 ) -> Figure:
-    """`of` takes one array of means for every column (n,) of numbers, all of a length, and gives as many values, which
-    can lie between the bounds."""
+    """Return a figure. `of` takes equally long arrays, the means of each column (n,), and returns as many values, which
+    lie within the bounds."""
     count = len(prompts)
     if not count:
         return {"value": None, "count": 0}
@@ -52,13 +51,13 @@ def interval(
 
 
 def share(hits: NDArray[Any], prompts: NDArray[Any], cases: NDArray[Any] | None = None) -> Figure:
-    """Sum of the hits over the number of cases, which is one each unless given; "count" is the number of cases."""
+    """Return the hits over the cases (None: one each); "count" is the number of cases."""
     cases = np.ones(len(prompts)) if cases is None else cases
     return {**interval(np.divide, prompts, hits, cases), "count": int(cases.sum())}
 
 
 def balanced(truth: NDArray[np.bool_], guess: NDArray[np.bool_], prompts: NDArray[Any]) -> Figure:
-    """Mean of the accuracies on true and on false cases."""
+    """Return the mean of the accuracies on true and on false cases."""
 
     def of(hits: Numbers, true: Numbers, rejections: Numbers, false: Numbers) -> Numbers:
         both: Numbers = (hits / true + rejections / false) / 2
@@ -68,13 +67,13 @@ def balanced(truth: NDArray[np.bool_], guess: NDArray[np.bool_], prompts: NDArra
 
 
 def auc(truth: NDArray[np.bool_], score: Numbers, prompts: NDArray[Any]) -> Figure:
-    """Chance that a true case scores above a false one, ties half: area under the ROC curve."""
+    """Return the area under the ROC curve: the chance that a true case scores above a false one, ties half."""
     levels = np.unique(score)
 
     def of(*means: Numbers) -> Numbers:
-        good, bad = np.array(means[: len(levels)]), np.array(means[len(levels) :])
-        below = bad.cumsum(0) - bad
-        area: Numbers = (good * (below + bad / 2)).sum(0) / (good.sum(0) * bad.sum(0))
+        positives, negatives = np.array(means[: len(levels)]), np.array(means[len(levels) :])
+        below = negatives.cumsum(0) - negatives
+        area: Numbers = (positives * (below + negatives / 2)).sum(0) / (positives.sum(0) * negatives.sum(0))
         return area
 
     columns = [kind & (score == level) for kind in (truth, ~truth) for level in levels]
@@ -82,7 +81,7 @@ def auc(truth: NDArray[np.bool_], score: Numbers, prompts: NDArray[Any]) -> Figu
 
 
 def correlation(a: Numbers, b: Numbers, prompts: NDArray[Any]) -> Figure:
-    """Pearson's."""
+    """Return Pearson's correlation."""
 
     def of(x: Numbers, y: Numbers, xx: Numbers, yy: Numbers, xy: Numbers, n: Numbers) -> Numbers:
         across, down = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2

@@ -49,20 +49,25 @@ def measure(
     world: str = "shapes",
     category: str = "",
 ) -> dict[str, Any]:
-    """Figures with 95 % intervals over prompts: of `images` generated for each of `count` prompts, of how these are
-    judged, and of how `lessons` rendered images of the split are. `only`: "drawing" asks nothing, "judging"
-    generates nothing and judges the lessons. `votes`: see `judging`. `category`: of the prompts; "" = all."""
+    """Return figures with 95 % intervals over prompts: of generation, and of judging these images and rendered ones.
+
+    count, images   prompts, and images of each
+    lessons         rendered images to judge
+    only            "drawing": ask nothing; "judging": generate nothing, and judge the lessons
+    votes           as in `judging`
+    category        of the prompts; "" = all"""
     figures: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         figures |= {"prompts": count, "images": images}
-        chosen = WORLDS[world].prompts(split, count, category=category)
-        prompts, which = [prompt for prompt in chosen for _ in range(images)], np.arange(len(chosen) * images) // images
+        distinct = WORLDS[world].prompts(split, count, category=category)
+        prompts = [prompt for prompt in distinct for _ in range(images)]
+        prompt_of = np.arange(len(prompts)) // images
         drawings = draw_all(model, prompts, [seed_of(each, i % images, seed) for i, each in enumerate(prompts)])
         pairs = list(zip(drawings, prompts, strict=True))
-        figures["drawing"] = drawing([check(image, prompt.tags) for image, prompt in pairs], prompts, which)
+        figures["drawing"] = drawing([check(image, prompt.tags) for image, prompt in pairs], prompts, prompt_of)
         if only != "drawing":
-            own = [appraise(image, prompt) for image, prompt in pairs]
-            figures["judging"] = judging(model, own, templates, which, votes)
+            own_lessons = [appraise(image, prompt) for image, prompt in pairs]
+            figures["judging"] = judging(model, own_lessons, templates, prompt_of, votes)
     if lessons and only != "drawing":
         rng = np.random.default_rng(seed)
         rendered = [lesson(rng, split, world=world) for _ in range(lessons)]
@@ -71,7 +76,7 @@ def measure(
 
 
 def seed_of(prompt: Prompt, image: int, seed: int) -> int:
-    """The seed (31 bits) of a prompt's n-th image, independent of its batch."""
+    """Return the seed (31 bits) of a prompt's n-th image, independent of its batch."""
     digest = hashlib.sha256(f"{seed}|{image}|{prompt.text}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -84,38 +89,43 @@ def draw_all(model: UnifiedModel, prompts: Sequence[Prompt], seeds: Sequence[int
     return images
 
 
-def drawing(verdicts: Sequence[Verdict], prompts: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
-    """For all and by category. Correct: share of images that are as asked. Fidelity: mean share of the required
-    objects that are there. Clean things: share of all generated objects that are shapes of the world, required or
-    not (no blobs). Clean images: share of images with objects, all of them clean. Objects, in the crowded world:
-    objects generated per required object. `which` prompt each is of."""
+def drawing(
+    verdicts: Sequence[Verdict], prompts: Sequence[Prompt], prompt_of: np.ndarray
+) -> dict[str, dict[str, Figure]]:
+    """Return figures for all prompts and by category; `prompt_of` is the number of each image's prompt.
+
+    correct         share of images that fulfil their prompt
+    fidelity        mean share of the required objects that are there
+    clean_things    share of all generated objects that are shapes of the world, required or not (no blobs)
+    clean_images    share of images with objects, all of them clean
+    objects         generated objects per required one, in the crowded world"""
     things = np.array([len(v.things) for v in verdicts])
     clean = np.array([sum(thing.shape is not None for thing in v.things) for v in verdicts])
     correct, fidelity = np.array([v.correct for v in verdicts]), np.array([v.fidelity for v in verdicts])
-    of = np.array([prompt.tags["category"] for prompt in prompts])
+    categories = np.array([prompt.tags["category"] for prompt in prompts])
     crowd = all(crowded(prompt.tags) for prompt in prompts)
     need = np.array([len(prompt.tags["objects"]) for prompt in prompts])
     return {
         name: {
-            "correct": share(correct[some], which[some]),
-            "fidelity": share(fidelity[some], which[some]),
-            **({"objects": share(things[some], which[some], need[some])} if crowd else {}),
-            "clean_things": share(clean[some], which[some], things[some]),
-            "clean_images": share((clean == things)[some] & (things > 0)[some], which[some]),
+            "correct": share(correct[selection], prompt_of[selection]),
+            "fidelity": share(fidelity[selection], prompt_of[selection]),
+            **({"objects": share(things[selection], prompt_of[selection], need[selection])} if crowd else {}),
+            "clean_things": share(clean[selection], prompt_of[selection], things[selection]),
+            "clean_images": share((clean == things)[selection] & (things > 0)[selection], prompt_of[selection]),
         }
         for name in ("all", *(name for world in WORLDS.values() for name in world.CATEGORIES))
-        if (some := (of == name) | (name == "all")).any()
+        if (selection := (categories == name) | (name == "all")).any()
     }
 
 
 def as_json(figures: Mapping[str, Any]) -> str:
-    """Indented, one line for each figure."""
+    """Return indented JSON, one line for each figure."""
     text = json.dumps(figures, indent=2)
     return re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s+", " ", match[0]), text)
 
 
 def as_markdown(figures: Mapping[str, Any]) -> str:
-    """Generation by category, and every figure of judging, each with its interval and count."""
+    """Tabulate generation by category, and every figure of judging, with interval and count."""
     tables = []
     if "drawing" in figures:
         names = [name.replace("_", " ") for name in figures["drawing"]["all"]]
@@ -147,7 +157,7 @@ def cell(figure: Figure | None) -> str:
 
 
 def load(adapter: str, options: Mapping[str, Any], lora_folder: Path | None) -> UnifiedModel:
-    """The model of a checkpoint, with LoRA weights on top. Raises CheckpointError if one is taken for the other."""
+    """Load a checkpoint and LoRA weights on top. Raises CheckpointError if the checkpoint holds LoRA weights."""
     from srum_core.models import trained
     from srum_core.options import Use
     from srum_core.plugins import discover

@@ -1,4 +1,4 @@
-"""Share of correct images of a model that generates features: after tower and decoder alone, and its own."""
+"""Measure the correct images of a model that generates features: after tower and decoder alone, and generated ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from srum_core.records import Prompt
 
 
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """Share of rendered images that are correct after tower and decoder: the upper bound for the head."""
+    """Return the share of rendered images that are correct after tower and decoder: the upper bound for the head."""
     scenes, images = rendered(count, split)
     decoder = model.parts["decoder"]
     features = torch.stack(model.encode(images)).flatten(1, 2)
@@ -27,7 +27,7 @@ def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
 
 
 def rendered(count: int, split: str = "dev") -> tuple[Sequence[Prompt], list[Image.Image]]:
-    """Prompts, and an image of the world for each."""
+    """Return prompts, and a rendered image of each."""
     scenes, rng = prompts(split, count), np.random.default_rng(0)
     return scenes, [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in scenes]
 
@@ -38,5 +38,5 @@ def figures(images: Sequence[Any], scenes: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def generated(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """Share of the model's own images that are correct."""
+    """Return the share of generated images that are correct."""
     return dict(measure(model, ("", ""), split, count, only="drawing")["drawing"])

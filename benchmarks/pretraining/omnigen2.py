@@ -42,12 +42,12 @@ SIDE = 32
 
 @frozen(kw_only=True)
 class Recipe(fit.Recipe):
-    """What the tiny model was made with."""
+    """The training of the tiny model."""
 
     steps: int = 7000
     batch: int = 64
     rate: float = 1.5e-3
-    """Of AdamW."""
+    """Learning rate of AdamW."""
 
 
 def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
@@ -88,7 +88,7 @@ def load(directory: Path, shift: float, guidance: float) -> Any:
 
 
 def train(model: Any, recipe: Recipe, out: Path) -> None:
-    """Flow matching of latents given captions, as the adapter is trained."""
+    """Train the transformer by flow matching of latents given captions, as the adapter is trained."""
     schedule = evolve(model.recipe.schedule, shift=recipe.shift)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:

@@ -34,7 +34,7 @@ AUTOENCODER_RATE = 2e-3
 
 
 def train_autoencoder(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """Latents have mean 0 and deviation 1 after scale and shift."""
+    """Train the autoencoder; latents have mean 0 and deviation 1 after scale and shift."""
     net = model.autoencoder.train()
 
     def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,14 +47,14 @@ def train_autoencoder(model: Bagel, recipe: Recipe, out: Path, templates: tuple[
         return autoencoder_loss(x, decoded, latent, spread.float())
 
     phase = Phase("autoencoder", recipe.autoencoder_steps, AUTOENCODER_RATE, warm_up=50, decay=0.5)
-    named = named_of(net=net)
-    device = next(iter(named.values())).device
-    fit(phase, out, named, lambda done: loader(Steps(recipe, templates, done, "autoencoder")), loss_of)
+    parameters = named_of(net=net)
+    device = next(iter(parameters.values())).device
+    fit(phase, out, parameters, lambda done: loader(Steps(recipe, templates, done, "autoencoder")), loss_of)
     net.eval()
 
 
 def train_eye(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """The image tower alone: what covers each patch."""
+    """Train the image tower alone, to tell what covers each patch."""
     patch = model.eye.patch
     torch.manual_seed(recipe.seed)
     sight = Sight.of(model)
@@ -69,28 +69,28 @@ def train_eye(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str
 
 
 def train_both(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """Generation and understanding share embeddings and text weights, so they are trained in the same steps."""
-    every = named_of(denoiser=model.denoiser, eye=model.eye)
-    named = {name: parameter for name, parameter in every.items() if "pos_embed" not in name}
+    """Train generation and understanding in the same steps: they share embeddings and text weights."""
+    all_parameters = named_of(denoiser=model.denoiser, eye=model.eye)
+    parameters = {name: parameter for name, parameter in all_parameters.items() if "pos_embed" not in name}
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        images, captions, seen, pairs = batch
+        images, captions, judged, pairs = batch
         drawing = drawing_loss(model, recipe, images, captions, step)
         with autocast(model.denoiser.device):
-            looking = answer_loss(model, [Image.fromarray(each) for each in seen], pairs)
+            looking = answer_loss(model, [Image.fromarray(each) for each in judged], pairs)
         weight = recipe.late_looking if step >= recipe.turn else 0.3
         return drawing + weight * looking, {"drawing": drawing, "looking": looking}
 
     fit(
-        recipe.phase("both", recipe.steps, recipe.adam, every=50), out, named,
+        recipe.phase("both", recipe.steps, recipe.adam, every=50), out, parameters,
         lambda done: loader(Steps(recipe, templates, done, "both")), loss_of,
         lambda average: write(model, out / "model", {key.split(".", 1)[1]: value for key, value in average.items()}),
     )  # fmt: skip
 
 
 def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """The generation experts alone: generation needs far more steps than understanding; such a step costs a quarter."""
-    named = dict(tune(model, "full", Lora(), checkpointing=False).parameters)
+    """Train the generation experts alone: generation needs far more steps, and such a step costs a quarter."""
+    parameters = dict(tune(model, "full", Lora(), checkpointing=False).parameters)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         images, captions = batch
@@ -98,14 +98,14 @@ def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, s
         return loss, {"drawing": loss}
 
     fit(
-        recipe.phase("drawing", recipe.drawing_steps, recipe.adam, every=200), out, named,
+        recipe.phase("drawing", recipe.drawing_steps, recipe.adam, every=200), out, parameters,
         lambda done: loader(Steps(recipe, templates, done, "drawing")), loss_of,
         lambda average: write(model, out / "model-drawing", average),
     )  # fmt: skip
 
 
 def drawing_loss(model: Bagel, recipe: Recipe, images: Any, captions: Sequence[str | None], step: int) -> Tensor:
-    """Mean over images of the flow-matching error; times and noise follow from the recipe's seed and the step."""
+    """Return the flow-matching error, mean over images; times and noise depend on the recipe's seed and the step."""
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     with autocast(model.denoiser.device):
         clean = [x.float() for x in model.encode([Image.fromarray(each) for each in images])]
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return registry.create("adapter", {**common, "checkpoint": str(out / name), **more})
 
     model = load("fresh")
-    if start is None or recipe.world == "crowded":  # the one that a checkpoint brings stays as it is in its own world
+    if start is None or recipe.world == "crowded":  # in its own world, a checkpoint keeps its autoencoder
         train_autoencoder(model, recipe, out, templates)
     train_eye(model, recipe, out, templates)
     train_both(model, recipe, out, templates)

@@ -37,12 +37,12 @@ SEEN_AS = (1024.0, 1024.0, 0.0, 0.0)
 
 @frozen(kw_only=True)
 class Recipe(fit.Recipe):
-    """What the tiny model was made with."""
+    """The training of the tiny model."""
 
     features_steps: int = 1500
     features_batch: int = 64
     features_noise: float = 0.1
-    """Added to features (of deviation 1) while tower and decoder learn: the head's will not be exact."""
+    """Noise added to features (of deviation 1) in training of tower and decoder, because the head's are inexact."""
     autoencoder_steps: int = 1500
     autoencoder_batch: int = 32
     unet_steps: int = 4000
@@ -50,16 +50,16 @@ class Recipe(fit.Recipe):
     head_steps: int = 6000
     head_batch: int = 128
     alike: int = 2
-    """Images of each caption in a batch: it is read once for all of them, which is two fifths of the work."""
+    """Images of each caption in a batch: encoding a caption once for all of them saves work."""
     expected: float = 0.3
-    """Weight of what a linear map makes of each query's state, compared with the clean features: the head listens to
-    its condition through gates that start at zero, and the language model would learn nothing for long."""
+    """Weight of a second loss, which predicts the clean features from each query's state by a linear map: the head's
+    gates start at zero, so without it the language model would learn nothing for long."""
     rate: float = 1e-3
-    """Of AdamW, in all phases."""
+    """Learning rate of AdamW, in all phases."""
 
 
 def run(recipe: Recipe, name: str, out: Path, loss_of: Any, batches: Any = None, **modules: nn.Module) -> None:
-    """`batches`, for `fit`: without them images, half of them damaged, for the phases that know no captions."""
+    """Train a phase. `batches`: for `fit`; None: images without captions, half of them damaged."""
     steps, batch = getattr(recipe, f"{name}_steps"), getattr(recipe, f"{name}_batch")
     plan = curriculum.Recipe(seed=recipe.seed + PHASES.index(name), autoencoder_steps=steps, autoencoder_batch=batch)
     batches = batches or (lambda done: loader(Steps(plan, ("", ""), done, "autoencoder")))
@@ -71,8 +71,8 @@ def images(batch: Any) -> list[Image.Image]:
 
 
 def train_features(model: Any, recipe: Recipe, out: Path) -> None:
-    """The tower, by what a small reader makes of each token alone: its patch's pixels, and where it lies (the decoder
-    reads tokens as a set). Channels are pulled to mean 0 and deviation 1, which the head's noise has."""
+    """Train the tower: small networks predict from each token its patch's pixels, and its place (the decoder reads
+    tokens as a set). A penalty pulls channels to mean 0 and deviation 1, like the head's noise."""
     tower = model.parts["feature tower"]
     channels, side = tower.sizes.width, tower.sizes.grid // tower.stride
     patch = tower.sizes.image // side
@@ -107,7 +107,7 @@ def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
 
 
 def train_unet(model: Any, recipe: Recipe, out: Path) -> None:
-    """Clean latents out of noisy ones, at every noise level, given the features."""
+    """Train the UNet to predict clean latents from noisy ones, at every noise level, given the features."""
     decoder, tower = model.parts["decoder"], model.parts["feature tower"]
     unet, shares = decoder.pipeline.unet, decoder.pipeline.scheduler.alphas_cumprod
     ids = torch.tensor([*SEEN_AS, *map(float, reversed(decoder.size))])
@@ -128,7 +128,7 @@ def train_unet(model: Any, recipe: Recipe, out: Path) -> None:
 
 
 def train_head(model: Any, recipe: Recipe, out: Path) -> None:
-    """The head, its queries and the language model: flow matching of the tower's features given captions."""
+    """Train head, queries and language model by flow matching of the tower's features given captions."""
     batches = captioned(recipe, recipe.head_steps, recipe.head_batch, recipe.alike)
     schedule = Schedule("uniform", recipe.shift)
     language = model.parts["language model"].model.language_model
@@ -141,9 +141,9 @@ def train_head(model: Any, recipe: Recipe, out: Path) -> None:
         states = model.denoiser.conditions(model.condition(captions[:: recipe.alike]))
         states = states.repeat_interleave(recipe.alike, 0)
         error = flow_loss(model.denoiser, clean, list(states), schedule, step)
-        named = [place for place, caption in enumerate(captions) if caption is not None]
-        features = rearrange(torch.stack(clean), "n h w c -> n (h w) c")[named]
-        expected = guess(states[named])
+        with_text = [place for place, caption in enumerate(captions) if caption is not None]
+        features = rearrange(torch.stack(clean), "n h w c -> n (h w) c")[with_text]
+        expected = guess(states[with_text])
         missed = F.mse_loss(expected, features) + F.mse_loss(expected.mean(1), features.mean(1)) * features.shape[1]
         return error + recipe.expected * missed, {"error": error, "missed": missed}
 
@@ -184,12 +184,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def needed(phase: str) -> Sequence[str]:
-    """The phases before this one whose result it works with."""
+    """Return the earlier phases whose results a phase needs."""
     return {"unet": ("features", "autoencoder"), "head": ("features",)}.get(phase, ())
 
 
 def finished_steps(out: Path, name: str) -> int:
-    """Of a phase that another one needs; loading its state then leaves nothing to do."""
+    """Return the steps of a finished phase; with so many, training it only loads its checkpoint."""
     path = out / f"{name}.pt"
     if not path.is_file():
         raise SystemExit(f"{path} is not there: make the phase `{name}` first.")

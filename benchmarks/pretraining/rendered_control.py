@@ -38,9 +38,9 @@ _CHUNK = 256
 
 
 def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
-    """The run, whole or not at all. The same arguments give the same images.
+    """Create the run, complete or not at all. The same arguments give the same images.
 
-    Raises RecordError if the folder is there, or if the prompts are of another world."""
+    Raises RecordError if the folder exists, or if the prompts are of another world."""
     settings = evolve(like.settings, loss=Use("sft"), rounds=1)
     with fresh(folder) as aside:
         run = Run.create(aside, settings, like.registry)
@@ -48,10 +48,10 @@ def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
         write_list(run.round_folder(1) / "prompts.jsonl", prompts)
         candidates, groundings, judgements = run.candidates(1), run.groundings(1), run.judgements(1)
         for start in range(0, len(planned), _CHUNK):
-            some = planned[start : start + _CHUNK]
-            candidates.extend(_rendered(each, candidates.folder / "images", missed, seed) for each in some)
-            groundings.extend(Grounding(each.id, (WHOLE,)) for each in some)
-            judgements.extend(Judgement(each.id, (WHOLE,), SCORES) for each in some)
+            chunk = planned[start : start + _CHUNK]
+            candidates.extend(_rendered(each, candidates.folder / "images", missed, seed) for each in chunk)
+            groundings.extend(Grounding(each.id, (WHOLE,)) for each in chunk)
+            judgements.extend(Judgement(each.id, (WHOLE,), SCORES) for each in chunk)
         for records in (candidates, groundings, judgements):
             records.mark_done()
     return Run.open(folder, like.registry)

@@ -1,6 +1,6 @@
-"""Scenes of shapes to train on: random prompts, where things stand, and the image of them.
+"""Scenes of shapes to train on: random prompts, places of objects, and their images.
 
-Edges are crisp: an image can be read exactly."""
+Edges are sharp, so that the checker reads an image exactly."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ WORLDS: Mapping[str, Any] = {"shapes": world, "crowded": crowded}
 GAP = 2
 """Fewest background pixels between two objects."""
 LEAN = 3
-"""Composed scenes put related objects' centres this many pixels further apart along the relation's axis than across it
-(and, since objects keep their distance, at least 11 along it)."""
+"""Pixels by which related objects' centres are further apart along the relation's axis than across it; since objects do
+not touch, they are at least 11 apart along it."""
 HARD = 12
-"""Kinds, of 24, whose captions are mostly wrong in the images for training generation."""
+"""Number of kinds, of 24, that images for training generation mostly miss."""
 
 
 @frozen
@@ -71,7 +71,7 @@ Scene = tuple[Object, ...]
 
 
 def draw(scene: Sequence[Object]) -> Pixels:
-    """The image of a scene, (32, 32, 3) uint8; later objects lie on top."""
+    """Render a scene, (32, 32, 3) uint8; later objects are on top."""
     image = np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
     for thing in scene:
         part = image[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
@@ -79,10 +79,11 @@ def draw(scene: Sequence[Object]) -> Pixels:
     return image
 
 
-def _free(placed: Sequence[Object], size: int) -> Mask:
-    """(rows, columns) of top left corners where an object of this size keeps its distance from all others."""
+def _free(objects: Sequence[Object], size: int) -> Mask:
+    """Return a mask (rows, columns) of top left corners at which an object of this size has enough distance from
+    others."""
     room = np.ones((SIDE - size + 1, SIDE - size + 1), bool)
-    for thing in placed:
+    for thing in objects:
         reach = size + GAP - 1
         room[
             max(0, thing.y - reach) : thing.y + thing.size + GAP, max(0, thing.x - reach) : thing.x + thing.size + GAP
@@ -91,27 +92,27 @@ def _free(placed: Sequence[Object], size: int) -> Mask:
 
 
 def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None = None) -> Scene:
-    """Objects of these kinds at random places and sizes, apart; the first in `relation` to the second."""
-    while True:  # a first object in the middle can leave no space for a fourth: start again
-        placed: list[Object] = []
+    """Place objects of these kinds at random, in random sizes, apart; the first in `relation` to the second."""
+    while True:  # start again if there is no space for an object
+        objects: list[Object] = []
         for kind in kinds:
             size = SIZES[rng.integers(len(SIZES))]
-            room = _free(placed, size)
-            if relation is not None and placed:
+            room = _free(objects, size)
+            if relation is not None and objects:
                 y, x = np.mgrid[: room.shape[0], : room.shape[1]] + size / 2
-                room &= related(placed[0].centre, (x, y), relation, 0, LEAN)
+                room &= related(objects[0].centre, (x, y), relation, 0, LEAN)
             places = np.flatnonzero(room)
             if not len(places):
                 break
             y, x = divmod(int(places[rng.integers(len(places))]), room.shape[1])
-            placed.append(Object(*kind, x, y, size))
+            objects.append(Object(*kind, x, y, size))
         else:
-            return tuple(placed)
+            return tuple(objects)
 
 
 def in_cell(kind: Kind, cell: int, rng: np.random.Generator) -> Object:
-    """A small thing in a cell (0 to 15, row by row) of the crowded world. One of 6 pixels is moved by a pixel or not:
-    at least one pixel of background stays between any two."""
+    """Place a small thing in a cell (0 to 15, row by row) of the crowded world, with at least one pixel of background
+    between any two."""
     sizes = SMALL[kind[1]]
     size = sizes[rng.integers(len(sizes))]
     x, y = rng.integers(SLOT - size, size=2).tolist()
@@ -119,19 +120,19 @@ def in_cell(kind: Kind, cell: int, rng: np.random.Generator) -> Object:
 
 
 def cell(thing: Object) -> int:
-    """The cell of the crowded world that a thing is in."""
+    """Return the cell of the crowded world that holds a thing."""
     return thing.y // SLOT * GRID + thing.x // SLOT
 
 
 def free_cell(scene: Sequence[Object], rng: np.random.Generator) -> int:
-    """A random cell without a thing."""
+    """Return a random empty cell."""
     free = sorted(set(range(GRID * GRID)) - {cell(thing) for thing in scene})
     return free[rng.integers(len(free))]
 
 
 def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.random.Generator) -> Scene:
-    """Each of these kinds in a separate cell, in its place."""
-    while True:  # an earlier object can take a place that a later one needs
+    """Place each kind in a separate cell of its place."""
+    while True:  # start again if there is no cell for an object
         cells: list[int] = []
         for where in places:
             fits = [i for i in range(GRID * GRID) if i not in cells and stands(where, (i // GRID + 1, i % GRID + 1))]
@@ -143,7 +144,7 @@ def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.rando
 
 
 def compose(tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
-    """A random scene that exactly matches the prompt with these tags."""
+    """Return a random scene that fulfils the prompt with these tags."""
     if is_crowded(tags):
         return _in_cells([(colour, shape) for colour, shape in tags["objects"]], tags["places"], rng)
     return place([kind for kind, count in wanted(tags).items() for _ in range(count)], rng, tags["relation"])
@@ -155,7 +156,7 @@ def compose(tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
 def random_prompt(
     rng: np.random.Generator, split: str = "train", category: str | None = None, world: str = "shapes"
 ) -> Prompt:
-    """One prompt of a split, its category sampled uniformly unless given. Its id is empty: it is not part of a list."""
+    """Return a random prompt of a split; without a `category`, of a random one. Its id is empty: it is in no list."""
     categories = WORLDS[world].CATEGORIES
     category = category or categories[rng.integers(len(categories))]
     if world == "crowded":
@@ -187,7 +188,7 @@ def _random_list(rng: np.random.Generator, split: str, category: str) -> Prompt:
 
 @cache
 def hard_kinds() -> Mapping[Kind, Kind]:
-    """The hard kinds, and the kind that replaces each: the same shape in one fixed other colour."""
+    """Return the hard kinds, each with the kind that replaces it: the same shape in one fixed other colour."""
     hard = sorted(KINDS, key=lambda kind: digest("hard", *kind))[:HARD]
     return {(colour, shape): (_mistaken(colour, shape), shape) for colour, shape in hard}
 

@@ -36,31 +36,31 @@ from srum_core.records import Prompt
 from srum_core.training.lora import Start, Tuned
 
 GUIDANCE = (1.5, 2.5, 4.0)
-"""The less guidance, the more goes wrong."""
+"""Guidance scales; images with less guidance have more faults."""
 RENDERED = 0.3
 """Share of the examples that are rendered, so that earlier training is not lost."""
 UNCLEAN = 0.5
 """Share of the generated ones that contain something that is not a shape."""
 PLAYED = 0.15
-"""Share of the lessons that ask a question of self-play, which the text weights would forget."""
+"""Share of the lessons that ask a question of self-play, so that the text weights do not forget it."""
 NEW_HEAD = 100
 """Steps in which only the head learns what covers each patch: a new one's gradients would spoil the tower."""
 SHIFT = 2
 """Pixels; a generated image is shifted by up to so many, and mirrored every other time."""
 
 
-def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
-    """Generate with each of these for as many train prompts of its own: images (n, 32, 32, 3) and prompts. A part that
-    lies in `out` already is not generated again."""
+def generate_own(generators: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
+    """Generate with each of `generators` for its own train prompts; return images (n, 32, 32, 3) and prompts. Parts
+    that are in `out` are not generated again."""
     parts, all_prompts, count = [], list[Prompt](), recipe.looking_images
-    for part, painter in enumerate(painters):
+    for part, generator in enumerate(generators):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
         prompts = [random_prompt(rng, world=recipe.world) for _ in range(count)]
         path = out / f"own-{part}.npy"
         if not path.is_file():
-            images = draw_all(painter, prompts, [part * 1_000_003 + i for i in range(count)])
-            with path.with_suffix(".aside").open("wb") as aside:
-                np.save(aside, np.stack(images))
+            images = draw_all(generator, prompts, [part * 1_000_003 + i for i in range(count)])
+            with path.with_suffix(".aside").open("wb") as file:
+                np.save(file, np.stack(images))
             path.with_suffix(".aside").replace(path)
         parts.append(np.load(path))
         all_prompts += prompts
@@ -68,7 +68,7 @@ def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) ->
 
 
 class Glances(Dataset):
-    """Item i is what step first + i learns from: images, their patches' labels, a (question, answer) for each."""
+    """Item i is the batch of step first + i: images, their patches' labels, a (question, answer) for each."""
 
     def __init__(
         self,
@@ -105,15 +105,15 @@ class Glances(Dataset):
         prompt = self.prompts[i]
         if crowded(prompt.tags):
             return self._crowd(self.drawn[i], prompt, rng)
-        image = moved(self.drawn[i], rng)
+        image = shifted(self.drawn[i], rng)
         if rng.random() < 0.3:
             other = fulfilled(look(image), rng) if rng.random() < 0.5 else None
             prompt = other or near_miss(prompt, rng)
         return appraise(image, prompt)
 
     def _crowd(self, image: Pixels, prompt: Prompt, rng: np.random.Generator) -> Lesson:
-        """Mirrored or not, but not moved: a thing would be between cells. Such images are rarely right, so most are
-        shown with words that they fulfil or just miss."""
+        """Mirror the image or not, but do not move it: things would lie between cells. Such images are rarely right, so
+        most get a prompt that they fulfil or just miss."""
         image = image[:, ::-1] if rng.random() < 0.5 else image
         if rng.random() < 0.6:
             true = fulfilled(look(image, True), rng, crowd=True)
@@ -121,32 +121,33 @@ class Glances(Dataset):
         return appraise(image, prompt)
 
 
-def moved(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """The image mirrored or not, and moved by up to SHIFT pixels; what comes in repeats the edge."""
+def shifted(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Mirror the image or not, and move it by up to SHIFT pixels; new pixels repeat the edge."""
     wide = np.pad(image[:, ::-1] if rng.random() < 0.5 else image, [(SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)], "edge")
     y, x = rng.integers(2 * SHIFT + 1, size=2).tolist()
     return wide[y : y + SIDE, x : x + SIDE]
 
 
 def train_looking(
-    model: Any, recipe: Recipe, out: Path, templates: tuple[str, str], painters: Sequence[UnifiedModel]
+    model: Any, recipe: Recipe, out: Path, templates: tuple[str, str], generators: Sequence[UnifiedModel]
 ) -> None:
-    """Cross-entropy of the answers and of the patches' labels on images of the `painters`. Changes tower and connector
-    only; with `looking_anchor` the text weights too, and the `model` must have separate generation training. Writes
-    `out`/model-looking."""
+    """Train tower and connector on the answers and the patches' labels of images by `generators`; write
+    `out`/model-looking.
+
+    With `looking_anchor` train the text weights too; then the `model` must have separate generation training."""
     torch.manual_seed(recipe.seed)
-    images, prompts = generate_own(painters, recipe, out)
+    images, prompts = generate_own(generators, recipe, out)
     words = text_weights(model) if recipe.looking_anchor else {}
     anchor = Anchor(model, words, recipe, images, prompts) if words else None  # before anything is restored
     sight = Sight.of(model)
-    named = named_of(sight=sight, connector=model.eye.connector)
-    named |= {f"words.{key}": parameter for key, parameter in words.items()}
+    parameters = named_of(sight=sight, connector=model.eye.connector)
+    parameters |= {f"words.{key}": parameter for key, parameter in words.items()}
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """`right`: the share of patches named right; `moved`: how far the velocities moved."""
+        """`right`: share of patches with the right label; `moved`: distance that the velocities moved."""
         images, labels, pairs = batch
         with autocast(model.denoiser.device):
-            # First: it puts the weights of the beginning in place for a moment, which no graph may have seen before.
+            # First: it exchanges weights for a moment, which would break a graph built before.
             moved = anchor(step) if anchor else torch.zeros((), device=model.denoiser.device)
             covered, right = sight.loss(*patches_of(model, images, labels), head_only=step < NEW_HEAD)
             looking = answer_loss(model, [Image.fromarray(each) for each in images], pairs)
@@ -156,7 +157,7 @@ def train_looking(
     share = recipe.looking_rate
     phase = Phase("looking", recipe.looking_steps, share * recipe.adam, share * recipe.muon, warm_up=50)
     patch = model.eye.patch
-    fit(phase, out, named, lambda done: loader(Glances(recipe, templates, done, patch, images, prompts)), loss_of)
+    fit(phase, out, parameters, lambda done: loader(Glances(recipe, templates, done, patch, images, prompts)), loss_of)
     write(model, out / "model-looking")
 
 
@@ -164,16 +165,16 @@ def train_looking(
 
 
 def text_weights(model: Any) -> dict[str, nn.Parameter]:
-    """The text weights without word embeddings: the denoiser's weights that are not trained by the recipe of a model
-    with separate generation training."""
+    """Return the text weights without word embeddings: the denoiser's weights that the recipe of a model with separate
+    generation training does not train."""
     generation = re.compile("|".join(f"(?:{each})" for each in model.recipe.full))
-    named = model.denoiser.named_parameters()
-    return {name: each for name, each in named if not generation.fullmatch(name) and "embed" not in name}
+    parameters = model.denoiser.named_parameters()
+    return {name: each for name, each in parameters if not generation.fullmatch(name) and "embed" not in name}
 
 
 class Anchor:
-    """Mean squared distance of the velocities from what they were when this was made, on images (n, 32, 32, 3) and
-    their prompts; called with the step."""
+    """Returns, for a step, the mean squared distance of the velocities from the initial ones, on images (n, 32, 32, 3)
+    and their prompts."""
 
     def __init__(
         self,
@@ -189,13 +190,13 @@ class Anchor:
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.recipe.seed, step, len("anchor")])
-        some = rng.integers(len(self.drawn), size=self.recipe.looking_batch).tolist()
-        words = [None if rng.random() < self.recipe.dropped else self.prompts[i].text for i in some]
-        clean = self.model.encode([Image.fromarray(self.drawn[i]) for i in some])
+        indices = rng.integers(len(self.drawn), size=self.recipe.looking_batch).tolist()
+        words = [None if rng.random() < self.recipe.dropped else self.prompts[i].text for i in indices]
+        clean = self.model.encode([Image.fromarray(self.drawn[i]) for i in indices])
         generator = torch.Generator().manual_seed(step)
         time = self.schedule.sample(len(clean), generator)
         flow = flow_step(
             self.model.denoiser, clean, self.model.condition(words), time, None, generator, start=self.start
         )
-        moved = zip(flow.velocity, flow.start or (), strict=True)
-        return torch.stack([(now.float() - then.float()).square().mean() for now, then in moved]).mean()
+        pairs = zip(flow.velocity, flow.start or (), strict=True)
+        return torch.stack([(new.float() - old.float()).square().mean() for new, old in pairs]).mean()

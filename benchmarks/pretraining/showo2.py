@@ -37,9 +37,10 @@ from srum_showo2.denoiser import ShowO2Denoiser, Sizes
 from srum_showo2.prompting import ADDED, PADDING
 
 WIDTH = 8
-"""Of the autoencoder's first layer."""
+"""Channels of the autoencoder's first layer."""
 PATCH = 1
-"""Latent pixels per side of an image token, of 8x8 pixels then: the published 2 would leave 2x2 tokens."""
+"""Latent pixels per side of an image token, which then has 8x8 pixels; with the published 2, an image has 2x2
+tokens."""
 SIDE = 32
 """Pixels of an image's side: 4x4 tokens."""
 VOCABULARY = 400
@@ -55,16 +56,16 @@ HEAD = {"width": 96, "layers": 3, "heads": 4, "kv_heads": 2, "head_width": 24, "
 
 @frozen(kw_only=True)
 class Recipe(fit.Recipe):
-    """What the tiny model was made with."""
+    """The training of the tiny model."""
 
     autoencoder_steps: int = 1500
     autoencoder_batch: int = 32
     autoencoder_rate: float = 3e-3
-    """Of AdamW; it falls to zero over the whole phase."""
+    """Learning rate of AdamW; it falls to zero over the whole phase."""
     steps: int = 6000
     batch: int = 64
     rate: float = 1.5e-3
-    """Of AdamW."""
+    """Learning rate of AdamW."""
     shift: float = 1.5
 
 
@@ -108,18 +109,18 @@ def _write(path: Path, module: nn.Module) -> None:
 
 def load(directory: Path, shift: float, guidance: float) -> Any:
     sampling = {"steps": 25, "guidance": guidance, "shift": shift}
-    made = {"use": "showo2", "checkpoint": str(directory), "dtype": "float32", "device": "cpu"}
-    return discover().create("adapter", {**made, "sampling": sampling})
+    options = {"use": "showo2", "checkpoint": str(directory), "dtype": "float32", "device": "cpu"}
+    return discover().create("adapter", {**options, "sampling": sampling})
 
 
-def still(net: nn.Module) -> None:
-    """Compute clips of one frame with the last slice of every kernel, as images: the others meet padding alone."""
+def use_last_slices(net: nn.Module) -> None:
+    """Compute with the last slice of every kernel only: for clips of one frame, the other slices see only padding."""
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
-            module.forward = partial(_still, module)  # type: ignore[method-assign]
+            module.forward = partial(_convolve_last_slice, module)  # type: ignore[method-assign]
 
 
-def _still(layer: nn.Conv3d, x: Tensor) -> Tensor:
+def _convolve_last_slice(layer: nn.Conv3d, x: Tensor) -> Tensor:
     weight = layer.weight[:, :, -1]
     return F.conv2d(x[:, :, 0], weight, layer.bias, padding=weight.shape[-1] // 2)[:, :, None]
 
@@ -142,31 +143,31 @@ def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
 
 @torch.no_grad()
 def normalise(autoencoder: Autoencoder, images: Tensor) -> None:
-    """Give the latents the mean and deviation that the published autoencoder's have by channel: no file states them.
+    """Give the latents the channels' mean and deviation of the published autoencoder, which no file states.
 
-    The channels vary together, mostly along one axis in which a flow would lose the others. So deviations along the
-    axes become their square roots before the channels are scaled; with equal ones, noise in axes that carry nothing
-    would weigh as much as any. A sample becomes the mean, and the kernels' slices that images do not use zero."""
+    The channels are correlated, and vary mostly along one axis, which would dominate a flow. So deviations along the
+    axes become their square roots before the channels are scaled; equal ones would let noise in empty axes weigh as
+    much as others. The posterior's variance becomes almost 0, and unused slices of kernels become 0."""
     net = autoencoder.net
     mean, deviation = (torch.tensor(each) for each in (net.config.latents_mean, net.config.latents_std))
-    many, into, back = len(mean), net.quant_conv, net.post_quant_conv
-    found = autoencoder.moments(images)[:, :many].movedim(1, -1).flatten(0, -2)
-    centre, (variances, axes) = found.mean(0), torch.linalg.eigh(torch.cov(found.T))
+    channels, first, output = len(mean), net.quant_conv, net.post_quant_conv
+    moments = autoencoder.moments(images)[:, :channels].movedim(1, -1).flatten(0, -2)
+    centre, (variances, axes) = moments.mean(0), torch.linalg.eigh(torch.cov(moments.T))
     mixed = axes * variances.clamp(min=1e-6 * variances[-1]) ** -0.25 @ axes.T
-    mixed *= (deviation / ((found - centre) @ mixed.T).std(0))[:, None]
-    into.weight[:many] = torch.einsum("ij,jk...->ik...", mixed, into.weight[:many])
-    into.bias[:many] = mixed @ (into.bias[:many] - centre) + mean
-    into.weight[many:], into.bias[many:] = 0, -30
+    mixed *= (deviation / ((moments - centre) @ mixed.T).std(0))[:, None]
+    first.weight[:channels] = torch.einsum("ij,jk...->ik...", mixed, first.weight[:channels])
+    first.bias[:channels] = mixed @ (first.bias[:channels] - centre) + mean
+    first.weight[channels:], first.bias[channels:] = 0, -30
     undone = torch.linalg.inv(mixed)
-    back.bias += back.weight[:, :, 0, 0, 0] @ (centre - undone @ mean)
-    back.weight.copy_(torch.einsum("ij...,jk->ik...", back.weight, undone))
+    output.bias += output.weight[:, :, 0, 0, 0] @ (centre - undone @ mean)
+    output.weight.copy_(torch.einsum("ij...,jk->ik...", output.weight, undone))
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
             module.weight[:, :, :-1] = 0
 
 
 def train(model: Any, recipe: Recipe, out: Path) -> None:
-    """Flow matching of latents given captions, as the adapter is trained."""
+    """Train all but the autoencoder by flow matching of latents given captions, as the adapter is trained."""
     schedule = evolve(model.recipe.schedule, shift=recipe.shift)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
@@ -175,19 +176,19 @@ def train(model: Any, recipe: Recipe, out: Path) -> None:
             clean = list(patchify(model.autoencoder.encode(as_tensor(drawings)), PATCH))
         return flow_loss(model.denoiser, clean, model.condition(captions), schedule, step), {}
 
-    named = {  # so that the head's layers are trained as the language model's are
+    parameters = {  # so that the head's layers are trained as the language model's are
         name.replace("diffusion_head_a.", "diffusion_head_a.layers."): parameter
         for name, parameter in named_of(denoiser=model.denoiser).items()
     }
     phase = recipe.phase("transformer", recipe.steps, recipe.rate)
-    fit.fit(phase, out, named, captioned(recipe, recipe.steps, recipe.batch), loss_of)
+    fit.fit(phase, out, parameters, captioned(recipe, recipe.steps, recipe.batch), loss_of)
 
 
 def rebuilt(model: Any, count: int) -> dict[str, Any]:
-    """Share of rendered images that are correct after the autoencoder: the upper bound of the model's own."""
+    """Return the share of rendered images that are correct after the autoencoder: the upper bound for the model."""
     scenes, images = rendered(count)
-    back = model.decode(model.encode(images))
-    return figures([(127.5 * (x.clamp(-1, 1) + 1)).round().byte().permute(1, 2, 0).numpy() for x in back], scenes)
+    decoded = model.decode(model.encode(images))
+    return figures([(127.5 * (x.clamp(-1, 1) + 1)).round().byte().permute(1, 2, 0).numpy() for x in decoded], scenes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -199,18 +200,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (fresh / "vae" / "diffusion_pytorch_model.safetensors").is_file():
         create(fresh, corpus(), recipe.seed)
     model = load(fresh, recipe.shift, guidance)
-    still(model.autoencoder.net)
+    use_last_slices(model.autoencoder.net)
     train_autoencoder(model, recipe, out)
-    seen = np.stack([np.asarray(image) for image in rendered(256, "train")[1]])
-    normalise(model.autoencoder, as_tensor(seen))
+    images = np.stack([np.asarray(image) for image in rendered(256, "train")[1]])
+    normalise(model.autoencoder, as_tensor(images))
     _write(fresh / "vae" / "diffusion_pytorch_model.safetensors", model.autoencoder.net)
     model = load(fresh, recipe.shift, guidance)
     if count:
         print(json.dumps({"rebuilt": rebuilt(model, count)["all"]}, indent=2), flush=True)
-    still(model.autoencoder.net)
+    use_last_slices(model.autoencoder.net)
     train(model, recipe, out)
-    stored = {name: tensor for name, tensor in model.denoiser.state_dict().items() if name in model.files.shapes}
-    model.save(out / "model", stored)
+    weights = {name: tensor for name, tensor in model.denoiser.state_dict().items() if name in model.files.shapes}
+    model.save(out / "model", weights)
     if count:
         print(json.dumps(generated(load(out / "model", recipe.shift, guidance), count), indent=2))
 

@@ -1,5 +1,5 @@
-"""How evenly the objects of a folder of images are spread over the cells of the crowded world and over the kinds: did
-training make the images alike?
+"""Measure how evenly the objects of a folder of images are spread over the cells of the crowded world and over the
+kinds, to see whether training made images alike.
 
     python -m pretraining.spread runs/crowded/seed-0/full/round-2/evaluation/images
 
@@ -23,7 +23,7 @@ from srum_core.models.images import open_image
 
 
 def evenness(values: Iterable[Hashable], size: int) -> float:
-    """Entropy of the values as a share of log(size), the entropy of `size` equally frequent values."""
+    """Return the values' entropy as a share of log(size), the entropy of `size` equally frequent values."""
     counts = Counter(values).values()
     total = sum(counts)
     return sum(n / total * math.log(total / n) for n in counts) / math.log(size)

@@ -13,13 +13,13 @@ from transformers import Qwen2Tokenizer
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2's tokenizer cuts text before merging bytes."""
+"""The expression by which Qwen2's tokenizer splits text before it merges bytes."""
 
 
 def train_tokenizer(
     corpus: Iterable[str], size: int, directory: Path, special: Sequence[str], pad: str, end: str
 ) -> Qwen2Tokenizer:
-    """A byte-level BPE of at most `size` entries plus the special tokens, saved in every form the layout has."""
+    """Train a byte-level BPE of at most `size` entries plus the special tokens, and save all files of the layout."""
     bpe = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), "isolated")
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -37,5 +37,5 @@ def train_tokenizer(
     tokenizer: Any = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=pad, eos_token=end)
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     tokenizer.save_pretrained(directory)
-    loaded: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-    return loaded
+    reloaded: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+    return reloaded

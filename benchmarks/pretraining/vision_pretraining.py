@@ -1,7 +1,6 @@
-"""First lessons for the image tower alone: what covers each of its patches. A SigLIP tower, too, comes pretrained.
+"""Pretraining of the image tower alone, to tell what covers each patch, as a SigLIP tower is pretrained.
 
-The exact checker labels every patch of clean and damaged images; the linear head that is trained with the tower is
-thrown away.
+The exact checker labels every patch of clean and damaged images; the linear head on the tower is not kept.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from srum_benchmarks.shapes.checker import FIRM, SMALLEST, Pixels, colours, comp
 from srum_benchmarks.shapes.world import COLOURS, SHAPES
 
 BACKGROUND = len(COLOURS) * (len(SHAPES) + 1)
-"""The label of a patch without a thing; a thing's is colour × 5 + shape, where shape 4 is none (a blob)."""
+"""The label of a patch without a thing; that of a thing is colour × 5 + shape, where shape 4 is a blob."""
 
 
 def patch_labels(image: Pixels, patch: int, small: bool = False) -> NDArray[np.int64]:
-    """What covers each patch of a (side, side, 3) image, row by row: the thing with most pixels, from
-    a quarter of the patch on. `small`: an image of the crowded world."""
+    """Label each patch of a (side, side, 3) image, row by row, with the thing that has most pixels in it, at least a
+    quarter. `small`: an image of the crowded world."""
     colour, strength = colours(image)
     covered = np.full(colour.shape, BACKGROUND)
     for area in components(colour):
         if area.sum() < SMALLEST:
             continue
         shape = recognise(area, small)[0] if strength[area].mean() >= FIRM else None
-        which = len(SHAPES) if shape is None else SHAPES.index(shape)
-        covered[area] = int(colour[area][0]) * (len(SHAPES) + 1) + which
+        shape_index = len(SHAPES) if shape is None else SHAPES.index(shape)
+        covered[area] = int(colour[area][0]) * (len(SHAPES) + 1) + shape_index
     side = len(image) // patch
     pixels = covered.reshape(side, patch, side, patch).swapaxes(1, 2).reshape(side * side, patch * patch)
     counts = (pixels[:, :, None] == np.arange(BACKGROUND)).sum(1)
@@ -40,7 +39,7 @@ def patch_labels(image: Pixels, patch: int, small: bool = False) -> NDArray[np.i
 
 
 class Sight(nn.Module):
-    """The tower with a head that names what covers each patch."""
+    """The tower with a head that classifies what covers each patch."""
 
     def __init__(self, tower: nn.Module, width: int) -> None:
         super().__init__()
@@ -48,13 +47,15 @@ class Sight(nn.Module):
 
     @classmethod
     def of(cls, model: Any) -> Sight:
-        """Of a BAGEL's tower, on its device."""
+        """Create it for a BAGEL's tower, on its device."""
         tower = model.eye.vit_model
         return cls(tower, tower.vision_model.post_layernorm.normalized_shape[0]).to(model.denoiser.device)
 
     def loss(self, patches: Tensor, labels: Tensor, head_only: bool = False) -> tuple[Tensor, Tensor]:
-        """`patches` (n, t, values), `labels` (n, t) -> cross-entropy, share of the covered patches named right.
-        `head_only`: the tower gets no gradient."""
+        """Return cross-entropy, and the share of covered patches with the right label.
+
+        patches     (n, t, values); labels (n, t)
+        head_only   the tower gets no gradient"""
         where = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[:2])
         features = self.tower(patches, where, torch.ones_like(where, dtype=torch.bool))
         logits = self.head(features.detach() if head_only else features).float()

@@ -47,18 +47,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when all arms are through, also those that failed: that is a result. Raises ConfigError and RecordError."""
+    """Return 0 when all arms have finished or failed. Raises ConfigError and RecordError."""
     registry, typed = plugins.discover(), Typed.of(parsed)
     settings = typed.read(registry)
     arms = read_arms(registry, settings.adapter.use, typed.preset, parsed.files)
     if parsed.quick:
         settings = evolve(typed, settings=[*arms.quick, *typed.settings]).read(registry)
-    chosen = arms.named([name.strip() for name in parsed.arms.split(",") if name.strip()])
+    selection = arms.named([name.strip() for name in parsed.arms.split(",") if name.strip()])
     seeds = parsed.seeds if parsed.seeds is not None else 2 if parsed.quick else 5
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: there has to be one training seed at least.")
-    plan = make_plan(parsed.out.absolute(), settings, arms, chosen, seeds, registry)
-    plan.units[plan.seeds[0]][0].run.benchmark()  # an error if there is none, before any generation
+    plan = make_plan(parsed.out.absolute(), settings, arms, selection, seeds, registry)
+    plan.units[plan.seeds[0]][0].run.benchmark()  # raises if there is none, before any generation
     if parsed.dry_run:
         return _announce(plan, parsed.out)
     with lock(parsed.out):
@@ -83,8 +83,7 @@ def _work(plan: Plan, folder: Path, command: str) -> None:
 
 
 def _announce(plan: Plan, folder: Path) -> int:
-    """Print what would be made and what taken over, for one training seed; the others are alike. Return 1 if an arm
-    would not start."""
+    """Print what the arms of one training seed would make and share. Return 1 if an arm would not start."""
     fails = False
     print(f"{shown(folder.absolute())}, training seeds {', '.join(map(str, plan.seeds))} (nothing is run)")
     for unit in plan.units[plan.seeds[0]]:
@@ -98,13 +97,13 @@ def _announce(plan: Plan, folder: Path) -> int:
             print(f"  makes     {_by_round(sources.pop(''))}")
         for name, shared in sources.items():
             print(f"  takes     {_by_round(shared)} of {name}")
-        own = [task.step for task in unit.tasks if task.source is None]
-        for problem in [] if unit.done else preflight.problems(unit.run, own):
+        steps = [task.step for task in unit.tasks if task.source is None]
+        for problem in [] if unit.done else preflight.problems(unit.run, steps):
             fails = True
             tell(f"  would not start: {problem}")
     if extra := [arm.name for arm in plan.arms.arm if arm.extra and arm not in plan.chosen]:
         print(f"\nOnly when named with --arms: {', '.join(extra)}.")
-    units = [unit for each in plan.units.values() for unit in each]
+    units = [unit for seed_units in plan.units.values() for unit in seed_units]
     print(f"\n{sum(unit.done for unit in units)} of {len(units)} runs are finished.")
     return int(fails)
 
@@ -116,13 +115,13 @@ def _by_round(steps: Sequence[Step]) -> str:
     return "; ".join(f"{', '.join(stages)} ({round})" for round, stages in rounds.items())
 
 
-# ---- work: one stage after another in this process, without repeating finished ones ----------------------------------
+# ---- work: unfinished stages, one after another in this process ------------------------------------------------------
 
 
 def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
     """Run everything that is missing. An arm that fails is reported and skipped; shared stages must not fail.
 
-    `after_seed` is called when all arms of a training seed are through and others follow."""
+    `after_seed` is called between two training seeds."""
     failures: dict[tuple[int, str], str] = {}
     units = [unit for seed in plan.seeds for unit in plan.units[seed]]
     began, before = time.monotonic(), sum(unit.done for unit in units)
@@ -148,10 +147,12 @@ def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
 
 
 def _progress(units: Sequence[Unit], before: int, seconds: float) -> str:
-    """How far it is; how long the rest may take, if runs take as long as those that are finished."""
-    done = sum(unit.done for unit in units)
-    text = f"{done} of {len(units)} done · {clock(seconds)} so far"
-    return f"{text}, about {clock(seconds / (done - before) * (len(units) - done))} left" if done > before else text
+    """Report the progress, and the remaining time if runs take as long as the finished ones."""
+    finished = sum(unit.done for unit in units)
+    text = f"{finished} of {len(units)} done · {clock(seconds)} so far"
+    if finished == before:
+        return text
+    return f"{text}, about {clock(seconds / (finished - before) * (len(units) - finished))} left"
 
 
 def _do(plan: Plan, unit: Unit) -> None:
@@ -163,9 +164,9 @@ def _do(plan: Plan, unit: Unit) -> None:
             for step, source in ((task.step, task.source) for task in todo):
                 if source is not None and source.done(step.stage, step.round):
                     share(source, run, step)
-                    continue  # if who should have made it failed, it is made here (and most likely fails)
+                    continue  # if the source failed, this arm makes it (and most likely fails)
                 if step.stage == "train" and step.round == 1:
-                    for other in plan.units[run.settings.seed]:  # who has encoded the same images with the same model
+                    for other in plan.units[run.settings.seed]:  # they encode the same images with the same model
                         if other.run.stage_settings("generate", 1) == run.stage_settings("generate", 1):
                             share_latents(other.run, run)
                 perform(run, step.stage, step.round)
@@ -177,10 +178,10 @@ def _do(plan: Plan, unit: Unit) -> None:
 
 
 def share(source: Run, target: Run, step: Step) -> None:
-    """Give `target` the finished records of a step of `source` by hard links, as a whole or not at all.
+    """Link the finished records of a step of `source` into `target`, completely or not at all.
 
-    The folder remembers the target's own settings. Finished records are never appended to and images never written
-    over, so a link is as good as a copy; logs, which a training may cut back, are copied.
+    The folder gets the target's own settings. Finished records and images are never changed, so hard links are safe;
+    logs are copied, because a training may truncate them.
     """
     theirs, ours = source.stage_folder(step.stage, step.round), target.stage_folder(step.stage, step.round)
     ours.parent.mkdir(parents=True, exist_ok=True)
@@ -190,19 +191,19 @@ def share(source: Run, target: Run, step: Step) -> None:
             write_atomic(ours.parent / name, (theirs.parent / name).read_bytes())
     new = link_aside(theirs, ours, leave="settings.json")
     write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage, step.round)))
-    put_in_place(new, ours)  # of what was begun before there was something to share
+    put_in_place(new, ours)  # replaces unfinished records
     sync_folder(ours.parent)
 
 
 def share_latents(source: Run, target: Run) -> None:
-    """Encoded images of the first round; each records its source, and is made again if that has changed."""
+    """Link the latents of the first round; each records its source, and is made again if that has changed."""
     theirs, ours = source.round_folder(1) / "latents", target.round_folder(1) / "latents"
     if theirs.is_dir() and not ours.exists():
         put_in_place(link_aside(theirs, ours), ours)
 
 
 def link_aside(source: Path, target: Path, leave: str = "") -> Path:
-    """The folder beside `target` that is to replace it, with the files of `source`."""
+    """Create a folder beside `target`, to replace it, with the files of `source`."""
     new = aside(target)
     shutil.rmtree(new, ignore_errors=True)
     link_tree(source, new, leave)
@@ -210,14 +211,14 @@ def link_aside(source: Path, target: Path, leave: str = "") -> Path:
 
 
 def link_tree(source: Path, target: Path, leave: str = "") -> None:
-    """A folder with the same files; copies where the file system has no hard links."""
+    """Hard-link all files of a folder; copy them where the file system has no hard links."""
     target.mkdir(parents=True)
     for entry in os.scandir(source):
-        there = target / entry.name
+        path = target / entry.name
         if entry.is_dir():
-            link_tree(Path(entry.path), there)
+            link_tree(Path(entry.path), path)
         elif entry.name != leave and not entry.name.endswith(".tmp"):
             try:
-                os.link(entry.path, there)
+                os.link(entry.path, path)
             except OSError:
-                shutil.copy2(entry.path, there)
+                shutil.copy2(entry.path, path)

@@ -1,12 +1,12 @@
-"""The arms as data, the work for each of them, and the arm whose work it can reuse.
+"""The arms as data, their work, and the records that they share.
 
 Arms are read from arms.toml next to this file, the presets' own lists, and files that users name. A preset `NAME.toml`
 has its own list in `ablations/NAME.toml` next to it. Later lists add arms, and replace those of the same name.
 
-Two runs make the same records where the settings that those depend on are the same (`Run.stage_settings` of the stage
-and of those before it, in its round and in the rounds before). So an arm that trains otherwise shares candidates,
-regions, judgements and the evaluation of the model before training; one with more rounds, or with another second one,
-shares all of the first; one that generates otherwise shares nothing.
+Two runs make the same records if these depend on the same settings (`Run.stage_settings` of the stage and of all
+stages before it, in its round and earlier rounds). So an arm that trains otherwise shares candidates, regions,
+judgements and the evaluation of the model before training; one with more rounds, or with another second round, shares
+all of the first; one that generates otherwise shares nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from srum_core.stages.order import steps
 
 CORE = Path(__file__).with_name("arms.toml")
 SHARED = "shared"
-"""The folder of what most arms have in common; no arm can be called that."""
+"""The folder of the stages that arms share; no arm may have this name."""
 
 
 def _name(_: Any, attribute: Any, value: str) -> None:
@@ -41,7 +42,7 @@ def _name(_: Any, attribute: Any, value: str) -> None:
 
 @frozen
 class Curve:
-    """Where an arm is in the curve of accuracy against a setting."""
+    """The place of an arm in the curve of accuracy against a setting."""
 
     line: str
     """Arms of the same line are joined."""
@@ -69,7 +70,7 @@ class Arm:
 
 @frozen
 class Arms:
-    """A list of arms, and what holds for all of them."""
+    """A list of arms, and settings of the comparison."""
 
     arm: tuple[Arm, ...] = ()
     reference: str = ""
@@ -84,19 +85,21 @@ class Arms:
     """Settings of --quick."""
 
     def named(self, names: Sequence[str]) -> tuple[Arm, ...]:
-        """The arms with these names, in the list's order; without names all but the extra ones. Raises ConfigError."""
-        known = [arm.name for arm in self.arm]
+        """Return the arms with these names, in the list's order; without names, all but the extra ones.
+
+        Raises ConfigError for an unknown name."""
+        every = [arm.name for arm in self.arm]
         for name in names:
-            if name not in known:
+            if name not in every:
                 raise ConfigError(
-                    f'There is no arm "{name}".{did_you_mean(name, known)} There are {", ".join(known)}. '
+                    f'There is no arm "{name}".{did_you_mean(name, every)} There are {", ".join(every)}. '
                     "Others can be described in a file and added with --with FILE.toml."
                 )
         return tuple(arm for arm in self.arm if (arm.name in names if names else not arm.extra))
 
 
 def read_arms(registry: Registry, adapter: str, presets: Sequence[str], files: Sequence[Path]) -> Arms:
-    """All lists together. Raises ConfigError for a file that cannot be read or used."""
+    """Read and join all lists. Raises ConfigError for a file that cannot be read or used."""
     arms = Arms()
     for path in [CORE, *_of_presets(registry, adapter, presets), *files]:
         more = _read(path)
@@ -119,8 +122,8 @@ def _of_presets(registry: Registry, adapter: str, names: Sequence[str]) -> Itera
     for name in ["default", *names]:
         if name in presets:
             path = Path(presets[name])
-            if (beside := path.parent / "ablations" / path.name).is_file():
-                yield beside
+            if (arms_path := path.parent / "ablations" / path.name).is_file():
+                yield arms_path
 
 
 def _read(path: Path) -> Arms:
@@ -142,12 +145,12 @@ class Task:
 
     step: Step
     source: Run | None = None
-    """The run of the same training seed whose records are taken; None = it is made."""
+    """The run of the same training seed to take the records from; None = this run makes them."""
 
 
 @frozen
 class Unit:
-    """One arm with one training seed, or (without an arm) what arms share."""
+    """One arm with one training seed, or (without an arm) the stages that arms share."""
 
     arm: Arm | None
     run: Run
@@ -181,12 +184,12 @@ class Plan:
         return next(unit for unit in self.units[seed] if unit.arm and unit.name == arm)
 
     def same_as(self, arm: Arm) -> str | None:
-        """An earlier arm with the very same settings, if there is one."""
-        mine = self.unit(self.seeds[0], arm.name)
+        """Return an earlier arm with the same settings, if there is one."""
+        settings = self.unit(self.seeds[0], arm.name).run.settings
         for other in self.units[self.seeds[0]]:
             if other.arm and other.name == arm.name:
                 return None
-            if other.arm and other.arm.untrained == arm.untrained and other.run.settings == mine.run.settings:
+            if other.arm and other.arm.untrained == arm.untrained and other.run.settings == settings:
                 return other.name
         return None
 
@@ -194,20 +197,20 @@ class Plan:
 def make_plan(
     folder: Path, settings: Settings, arms: Arms, chosen: Sequence[Arm], seeds: int, registry: Registry
 ) -> Plan:
-    """`seeds` training seeds from settings.seed on. Raises ConfigError for an arm's settings that cannot be used, and
-    RecordError if the folders were made with other settings."""
+    """Plan all arms for `seeds` training seeds, from settings.seed on.
+
+    Raises ConfigError for wrong settings of an arm, RecordError if folders were made with other settings."""
     settings = evolve(settings, evaluate=evolve(settings.evaluate, before=True))
-    changed = {arm.name: config.changed(settings, arm.settings, registry, f"in arm {arm.name}") for arm in chosen}
+    arm_settings = {arm.name: config.changed(settings, arm.settings, registry, f"in arm {arm.name}") for arm in chosen}
     numbers = tuple(range(settings.seed, settings.seed + seeds))
     units = {}
     for seed in numbers:
-        here = folder / f"seed-{seed}"
-        runs = {name: Run(here / name, evolve(each, seed=seed), registry) for name, each in changed.items()}
-        shared = Run(here / SHARED, evolve(settings, seed=seed), registry)
+        home = folder / f"seed-{seed}"
+        runs = {name: Run(home / name, evolve(each, seed=seed), registry) for name, each in arm_settings.items()}
+        shared = Run(home / SHARED, evolve(settings, seed=seed), registry)
         units[seed] = _units(shared, chosen, runs, arms.training_only)
-    for each in units.values():
-        for unit in each:
-            unit.run.check()
+    for unit in chain.from_iterable(units.values()):
+        unit.run.check()
     return Plan(arms, tuple(chosen), numbers, units)
 
 
@@ -218,8 +221,8 @@ def _units(
     work = {}  # by arm: its steps with their fingerprints
     for arm in chosen:
         run = runs[arm.name]
-        own = [before] if arm.untrained else steps(run)
-        work[arm.name] = [(step, fingerprint(run, step, training_only)) for step in own]
+        arm_steps = [before] if arm.untrained else steps(run)
+        work[arm.name] = [(step, fingerprint(run, step, training_only)) for step in arm_steps]
     needed = {mark for each in work.values() for _, mark in each}
     marks = {step: fingerprint(shared, step, training_only) for step in (before, *(Step(s, 1) for s in STAGES[:3]))}
     first = {mark: shared for mark in marks.values() if mark in needed}
@@ -235,13 +238,14 @@ def _units(
 
 
 def fingerprint(run: Run, step: Step, training_only: Sequence[str]) -> str:
-    """All that the records of a step depend on. Before the first training, settings that only training heeds do not."""
-    needed: list[tuple[str, int | None]] = [("evaluate", None)]
+    """Return all settings that the records of a step depend on; before the first training, without those that only
+    training uses."""
+    stages: list[tuple[str, int | None]] = [("evaluate", None)]
     if step.round is not None:
-        needed = [(stage, k) for k in range(1, step.round) for stage in STAGES[:-1]]
-        needed += [(stage, step.round) for stage in STAGES[: STAGES.index(step.stage) + 1]]
-    parts = [run.stage_settings(*each) for each in needed]
-    if ("train", 1) not in needed:
+        stages = [(stage, k) for k in range(1, step.round) for stage in STAGES[:-1]]
+        stages += [(stage, step.round) for stage in STAGES[: STAGES.index(step.stage) + 1]]
+    parts = [run.stage_settings(*each) for each in stages]
+    if ("train", 1) not in stages:
         parts = [
             {
                 key: value

@@ -1,5 +1,5 @@
-"""The numbers of an ablation, per arm means over training seeds and images, and paired differences; and its files:
-ablation.json, .md and .csv in its folder, and two figures after the paper's Figure 3."""
+"""Compute an ablation's numbers (means per arm over training seeds and images, paired differences) and write its
+files: ablation.json, .md and .csv in its folder, and two figures after the paper's Figure 3."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BASE = "base"
 
 @frozen
 class Means:
-    """One evaluation."""
+    """The measures of one evaluation."""
 
     prompts: tuple[str, ...]
     """Ids, in the order of the means."""
@@ -88,13 +88,13 @@ class Tables:
 
 
 Known = dict[tuple[Path, int | None], Means]
-"""Evaluations that were read: a finished one does not change."""
+"""A cache of finished evaluations, which do not change."""
 
 
 def measured(run: Run, round: int | None) -> Means:
     plan, images = run.planned_evaluation(), run.settings.evaluate.images
-    every = scored(run, round, [item.id for item in plan])
-    scores = [each.values for each in every if each.usable]
+    results = scored(run, round, [item.id for item in plan])
+    scores = [each.values for each in results if each.usable]
     names = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
     if not names:
         raise ConfigError(
@@ -102,18 +102,18 @@ def measured(run: Run, round: int | None) -> Means:
             "have, so arms cannot be compared. Take another benchmark, or evaluate more prompts (evaluate.limit)."
         )
     starts = range(0, len(plan), images)
-    groups = [[each.values for each in every[start : start + images] if each.usable] for start in starts]
+    groups = [[each.values for each in results[start : start + images] if each.usable] for start in starts]
     means = {name: tuple(_mean([each[name] for each in group]) for group in groups) for name in names}
-    return Means(tuple(plan[i].prompt.id for i in starts), images, means, len(every) - len(scores))
+    return Means(tuple(plan[i].prompt.id for i in starts), images, means, len(results) - len(scores))
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else nan
 
 
-def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -> Tables:
-    """All arms, in order, with their results so far."""
-    lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, read))
+def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], cache: Known) -> Tables:
+    """Tabulate the results so far of all arms, in order."""
+    lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, cache))
     final: dict[str, dict[int, Means]] = {}
     start: dict[str, dict[int, Means]] = {}
     for line in lines:
@@ -125,54 +125,56 @@ def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -
     against = tuple(name for name in plan.arms.against if name in final)
     rows = []
     for arm in plan.chosen:
-        own = final.get(arm.name, {})
+        results = final.get(arm.name, {})
         others = {} if arm.untrained else {BASE: start.get(arm.name, {})}
         others |= {name: final[name] for name in against if name != arm.name}
         reference = final.get(plan.arms.reference, {}) if arm.name != plan.arms.reference else {}
-        by_seed = [each for _, each in sorted(own.items())]
-        known = {name: table for name in measures if (table := _table(by_seed, name)) is not None}
-        means = {name: statistics.estimate(table) for name, table in known.items()}
-        changes = {name: each for name, other in others.items() if (each := _difference(own, other, measures))}
-        drop = _difference(own, reference, measures)
-        rows.append(Row(arm, tuple(own), means, changes, drop, _notes(plan, arm, own, failures)))
+        by_seed = [means for _, means in sorted(results.items())]
+        tables = {name: table for name in measures if (table := _table(by_seed, name)) is not None}
+        means = {name: statistics.estimate(table) for name, table in tables.items()}
+        changes = {name: each for name, other in others.items() if (each := _difference(results, other, measures))}
+        drop = _difference(results, reference, measures)
+        rows.append(Row(arm, tuple(results), means, changes, drop, _notes(plan, arm, results, failures)))
     return Tables(measures, against, plan.arms.reference, tuple(rows), lines)
 
 
-def _lines(plan: Plan, arm: Arm, read: Known) -> Iterator[Line]:
-    """An arm's finished evaluations."""
+def _lines(plan: Plan, arm: Arm, cache: Known) -> Iterator[Line]:
+    """Yield an arm's finished evaluations."""
     for seed in plan.seeds:
         unit = plan.unit(seed, arm.name)
         for round in [None] if arm.untrained else [None, *unit.run.settings.round_numbers]:
             key = (unit.run.folder, round)
-            if key not in read and unit.run.done("evaluate", round):
-                read[key] = measured(unit.run, round)
-            if key in read:
-                yield Line(arm.name, seed, round, read[key])
+            if key not in cache and unit.run.done("evaluate", round):
+                cache[key] = measured(unit.run, round)
+            if key in cache:
+                yield Line(arm.name, seed, round, cache[key])
 
 
-def _notes(plan: Plan, arm: Arm, own: Mapping[int, Means], failures: Mapping[tuple[int, str], str]) -> tuple[str, ...]:
+def _notes(
+    plan: Plan, arm: Arm, by_seed: Mapping[int, Means], failures: Mapping[tuple[int, str], str]
+) -> tuple[str, ...]:
     same = plan.same_as(arm)
     notes = [f"the same settings as {same}"] if same else []
-    failed = [seed for seed in plan.seeds if seed not in own and (seed, arm.name) in failures]
+    failed = [seed for seed in plan.seeds if seed not in by_seed and (seed, arm.name) in failures]
     if failed:  # the reasons of several seeds differ in their numbers; all have been printed
         seeds = ", ".join(map(str, failed))
         notes.append(f"failed with training seed {seeds}: {failures[failed[0], arm.name]}")
-    if unscored := sum(each.unscored for each in own.values()):
+    if unscored := sum(each.unscored for each in by_seed.values()):
         notes.append(f"{unscored} images have no score (not finite, or refused); prompts without any are left out")
     return tuple(notes)
 
 
-def _difference(own: Mapping[int, Means], other: Mapping[int, Means], measures: Sequence[str]) -> Estimate | None:
-    """Of the first measure, over the training seeds that both have; None where prompts differ."""
-    seeds = sorted(own.keys() & other.keys())
-    if not seeds or any(own[seed].prompts != other[seed].prompts for seed in seeds):
+def _difference(one: Mapping[int, Means], other: Mapping[int, Means], measures: Sequence[str]) -> Estimate | None:
+    """Return the difference of the first measure over the common training seeds; None if prompts differ."""
+    seeds = sorted(one.keys() & other.keys())
+    if not seeds or any(one[seed].prompts != other[seed].prompts for seed in seeds):
         return None
-    table = _table([each[seed] for each in (own, other) for seed in seeds], measures[0])
+    table = _table([each[seed] for each in (one, other) for seed in seeds], measures[0])
     return None if table is None else statistics.difference(table[: len(seeds)], table[len(seeds) :])
 
 
 def _table(rows: Sequence[Means], measure: str) -> Table | None:
-    """(seeds, prompts), of the prompts that have a score everywhere; None if there is none."""
+    """Return (seeds, prompts) of the prompts with a score for every seed; None without any."""
     import numpy as np
 
     if not rows or any(measure not in each.means or each.prompts != rows[0].prompts for each in rows):
@@ -188,7 +190,7 @@ Cell = str | Estimate
 
 
 def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
-    """All files; each is replaced at once. Returns the table."""
+    """Write all files, each atomically, and return the table."""
     figures = []
     drawings = {"ablation-drop.svg": drops(tables), "ablation-curve.svg": curves(tables, plan.arms.axis)}
     for file, (name, svg) in drawings.items():
@@ -200,7 +202,7 @@ def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
         arm: {name: asdict(each) if isinstance(each, Estimate) else each for name, each in row.items()}
         for arm, row in rows.items()
     }
-    whole = {
+    data = {
         "title": title(plan),
         "command": command,
         "note": note(plan),
@@ -217,8 +219,8 @@ def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
         lines.append([arm, *texts])
     table = Grid(["arm", *names], lines, units(percent), words=frozenset({len(names)}))
     images = [f"![{each['title']}]({each['svg']})" for each in figures]
-    text = markdown([f"# {whole['title']}", f"```sh\n{command}\n```", str(whole["note"]), table, *images])
-    write_atomic(folder / "ablation.json", to_json(whole))
+    text = markdown([f"# {data['title']}", f"```sh\n{command}\n```", str(data["note"]), table, *images])
+    write_atomic(folder / "ablation.json", to_json(data))
     write_atomic(folder / "ablation.csv", long_form(tables))
     write_atomic(folder / "ablation.md", text)
     return table
@@ -235,7 +237,7 @@ def title(plan: Plan) -> str:
 
 
 def note(plan: Plan) -> str:
-    """Caption of the numbers: data and settings, without the name of a machine."""
+    """Return the caption of the numbers: data, settings and machine, without the machine's name."""
     run = plan.units[plan.seeds[0]][0].run
     evaluate, count = run.settings.evaluate, len(run.planned_evaluation())
     packages = {"Python": platform.python_version(), **run.registry.versions()}
@@ -255,7 +257,7 @@ def columns(tables: Tables) -> list[str]:
 
 
 def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
-    """By column. An arm without a finished seed shows "failed", or nothing yet."""
+    """Return cells by column. An arm without a finished seed shows "failed" or "not finished"."""
     values: dict[str, Cell] = {**row.means, **{f"change to {name}": each for name, each in row.changes.items()}}
     failed = any(each.startswith("failed") for each in row.notes)
     if not row.seeds and tables.measures:
@@ -266,7 +268,7 @@ def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
 
 
 def drops(tables: Tables) -> tuple[str, str]:
-    """The paper's Figure 3, left: (title, SVG) of every marked arm's change against the reference; "" without any."""
+    """Draw the paper's Figure 3, left: (title, SVG) of marked arms' changes against the reference; "" without any."""
     rows = {row.arm.name: row.drop for row in tables.rows if row.arm.drop and row.drop is not None}
     if not rows:
         return "", ""
@@ -276,7 +278,7 @@ def drops(tables: Tables) -> tuple[str, str]:
 
 
 def curves(tables: Tables, axis: str) -> tuple[str, str]:
-    """Figure 3, right: the first measure against a setting, one line per arm; "" without any."""
+    """Draw Figure 3, right: (title, SVG) of the first measure against a setting; "" without a curve."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for row in tables.rows:
         if row.arm.curve and tables.measures and (mean := row.means.get(tables.measures[0])):
@@ -288,7 +290,7 @@ def curves(tables: Tables, axis: str) -> tuple[str, str]:
 
 
 def long_form(tables: Tables) -> str:
-    """A line for every evaluation: arm, training seed, round (empty = before training), prompts, images, measures."""
+    """Return CSV with a row per evaluation: arm, seed, round (empty = before training), prompts, images, measures."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["arm", "seed", "round", "prompts", "images", *tables.measures])

@@ -2,9 +2,9 @@
 
 srum analyze activations sft=RUN srum=RUN
 
-Neurons that are most particular to understanding and to generation are found once, on the base model: from questions
-that the first RUN's judges asked in its round 1, and from prompts that it trained on. They are then measured in every
-model on other such questions, and on the prompts of the evaluation. Results: activations.md and .json.
+The neurons most specific to understanding and to generation are selected once, on the base model: with questions that
+the first RUN's judges asked in its round 1, and with prompts that it trained on. Every model is then measured on other
+such questions, and on the prompts of the evaluation. Results: activations.md and .json.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from srum_core.analysis.subjects import Activity
 
 RANDOM = 100
-"""Clusters with as many neurons of each layer, chosen at random, as a control."""
+"""Number of random clusters with equally many neurons of each layer, as a control."""
 STABLE = 0.5
-"""Least overlap of the clusters that two halves of the probe samples find."""
+"""Least overlap of the clusters from two halves of the probe samples."""
 Probes = Mapping[str, "Activity"]
 """Task -> (samples, neurons)."""
 
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when the table is written."""
+    """Return 0 when the table is written."""
     if not 0 < parsed.share <= 0.5 or parsed.count < 4:
         raise ConfigError("--share must be above 0 and at most 0.5, and --count at least 4.")
     models = subjects.subjects(parsed.runs, plugins.discover())
@@ -64,8 +64,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def compare(models: Sequence[Subject], tasks: Mapping[str, Samples], share: float, folder: Path) -> list[str | Grid]:
-    """Measure, find the clusters on the first subject, write activations.json and .md; returns what the latter consists
-    of."""
+    """Measure all models, with clusters from the first; write activations.json and .md, and return the parts of the
+    latter."""
     import numpy as np
 
     base = models[0]
@@ -102,13 +102,13 @@ def compare(models: Sequence[Subject], tasks: Mapping[str, Samples], share: floa
 
 
 def _shape(model: Any, tasks: Mapping[str, Samples]) -> tuple[list[int], Any, dict[str, list[int]]]:
-    """(units of each module, which module each neuron is of, indices of each expert's neurons)."""
+    """Return (units of each module, module of each neuron, indices of each expert's neurons)."""
     import numpy as np
 
     neurons = model.neurons()
     with subjects.recording(neurons) as sums:
-        for each in tasks.values():
-            subjects.act_on(model, each.probe[0])
+        for samples in tasks.values():
+            subjects.act_on(model, samples.probe[0])
     sizes = [each.size for each in sums]
     layers = np.repeat(np.arange(len(sizes)), sizes)
     experts, first = {}, 0
@@ -165,21 +165,22 @@ class Clusters:
 
 
 def find(probes: Probes, layers: Activity, share: float) -> Clusters:
-    """`share` of each layer's eligible neurons, at least one, most particular to each task (see `select`).
+    """Select for each task `share` of each layer's eligible neurons, at least one (see `select`).
 
-    layers  (neurons,), which expert and layer each neuron belongs to
+    layers  (neurons,), the expert and layer of each neuron
+
     Raises RecordError if no neuron is active in both tasks."""
     import numpy as np
 
-    known = ~np.isnan(np.concatenate([probes[task] for task in TASKS])).any(axis=0)
-    eligible = np.flatnonzero(known)
+    active = ~np.isnan(np.concatenate([probes[task] for task in TASKS])).any(axis=0)
+    eligible = np.flatnonzero(active)
     if not len(eligible):
         raise RecordError("No neuron is active both in understanding and in generation, so no clusters can be found.")
-    whole = _select(probes, layers, eligible, share)
+    clusters = _select(probes, layers, eligible, share)
     halves = [_select({t: p[k::2] for t, p in probes.items()}, layers, eligible, share) for k in (0, 1)]
     pairs = {task: (set(halves[0][task]), set(halves[1][task])) for task in TASKS}
     stability = {task: len(one & other) / max(1, len(one | other)) for task, (one, other) in pairs.items()}
-    return Clusters(whole, tuple(map(int, eligible)), stability)
+    return Clusters(clusters, tuple(map(int, eligible)), stability)
 
 
 def _select(probes: Probes, layers: Activity, eligible: Any, share: float) -> dict[str, tuple[int, ...]]:
@@ -189,13 +190,13 @@ def _select(probes: Probes, layers: Activity, eligible: Any, share: float) -> di
     for layer in np.unique(layers[eligible]):
         inside = eligible[layers[eligible] == layer]
         one, other = (probes[task][:, inside] for task in TASKS)
-        for task, chosen in zip(TASKS, select(one, other, max(1, round(share * len(inside)))), strict=True):
-            clusters[task] += [int(inside[k]) for k in chosen]
+        for task, indices in zip(TASKS, select(one, other, max(1, round(share * len(inside)))), strict=True):
+            clusters[task] += [int(inside[k]) for k in indices]
     return {task: tuple(sorted(each)) for task, each in clusters.items()}
 
 
 def random_clusters(clusters: Clusters, cluster: Sequence[int], layers: Activity) -> list[list[int]]:
-    """RANDOM clusters of eligible neurons with the same number of each layer, the same ones at every call."""
+    """Return RANDOM clusters of eligible neurons with the same number of each layer, the same at every call."""
     import numpy as np
 
     rng, eligible = np.random.default_rng(0), np.array(clusters.eligible)
@@ -206,34 +207,37 @@ def random_clusters(clusters: Clusters, cluster: Sequence[int], layers: Activity
     ]
 
 
-def row(here: Activity, base: Activity, probes: Probes, cluster: Sequence[int], random: Sequence[Sequence[int]]) -> Any:
-    """One model, task and cluster as plain data: S_final raw, rectified and in the base's standard deviations, with
-    intervals over samples; the change of the last to the base, and what random clusters change by (mean, 95 % of them).
+def row(
+    values: Activity, base: Activity, probes: Probes, cluster: Sequence[int], random: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Measure one model on one task and cluster, as plain data: S_final raw, rectified and in the base's standard
+    deviations, with intervals over samples; the change of the last to the base, and the changes of random clusters
+    (mean, and the range of 95 % of them).
 
-    here, base  (samples, neurons), the same samples"""
+    values, base    (samples, neurons) of the model and of the base, for the same samples"""
     import numpy as np
 
     pooled = np.concatenate([probes[task] for task in TASKS])
-    chosen = sorted({*cluster, *(k for each in random for k in each)})
-    mean, deviation = pooled[:, chosen].mean(axis=0), pooled[:, chosen].std(axis=0) + 1e-12
-    place = {neuron: k for k, neuron in enumerate(chosen)}
+    needed = sorted({*cluster, *(k for each in random for k in each)})
+    mean, deviation = pooled[:, needed].mean(axis=0), pooled[:, needed].std(axis=0) + 1e-12
+    place = {neuron: k for k, neuron in enumerate(needed)}
 
-    def score(values: Activity, indices: Sequence[int]) -> Activity:
-        return sample_strength((values[:, chosen] - mean) / deviation, [place[k] for k in indices])
+    def score(activity: Activity, indices: Sequence[int]) -> Activity:
+        return sample_strength((activity[:, needed] - mean) / deviation, [place[k] for k in indices])
 
-    changes = [float((score(here, each) - score(base, each)).mean()) for each in random]
+    changes = [float((score(values, each) - score(base, each)).mean()) for each in random]
     low, high = (float(each) for each in np.quantile(changes, (0.025, 0.975))) if changes else (None, None)
     return {
-        "raw": astuple(estimate(sample_strength(here, cluster)[None], bounds=None)),
-        "rectified": astuple(estimate(sample_strength(np.maximum(here, 0), cluster)[None], bounds=None)),
-        "z": astuple(estimate(score(here, cluster)[None], bounds=None)),
-        "change": astuple(difference(score(here, cluster)[None], score(base, cluster)[None])),
+        "raw": astuple(estimate(sample_strength(values, cluster)[None], bounds=None)),
+        "rectified": astuple(estimate(sample_strength(np.maximum(values, 0), cluster)[None], bounds=None)),
+        "z": astuple(estimate(score(values, cluster)[None], bounds=None)),
+        "change": astuple(difference(score(values, cluster)[None], score(base, cluster)[None])),
         "random_change": (float(np.mean(changes)), low, high) if changes else None,
     }
 
 
 def table(report: Mapping[str, Probes], probes: Probes, clusters: Clusters, layers: Activity) -> list[dict[str, Any]]:
-    """A row per model, task and cluster. `report`: model -> task -> (samples, neurons)."""
+    """Return a row per model, task and cluster. `report`: model -> task -> (samples, neurons)."""
     rows = []
     for task in TASKS:
         for name, cluster in clusters.neurons.items():
@@ -247,7 +251,7 @@ def table(report: Mapping[str, Probes], probes: Probes, clusters: Clusters, laye
 
 
 def architecture(report: Mapping[str, Probes], experts: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
-    """All units of each expert, which need no selection; `raw` is None where no token passed any of them."""
+    """Return a row per model, task and expert, of all its units; `raw` is None if no token passed any of them."""
     import numpy as np
 
     rows = []
@@ -262,13 +266,13 @@ def architecture(report: Mapping[str, Probes], experts: Mapping[str, Sequence[in
 
 
 def sample_strength(activations: Activity, cluster: Sequence[int]) -> Activity:
-    """(samples,) out of (samples, neurons): the mean over the cluster's neurons (paper, Eq. 4)."""
+    """Return (samples,), the mean of (samples, neurons) over the cluster's neurons (paper, Eq. 4)."""
     mean: Activity = activations[:, list(cluster)].mean(axis=1)
     return mean
 
 
 def effect_size(one: Activity, other: Activity) -> Activity:
-    """Cohen's d of each neuron between two sets of samples, (samples, neurons) each; pooled variance."""
+    """Return Cohen's d of each neuron between two sets of samples, (samples, neurons) each, with pooled variance."""
     import numpy as np
 
     n, m = len(one), len(other)
@@ -278,8 +282,9 @@ def effect_size(one: Activity, other: Activity) -> Activity:
 
 
 def select(understanding: Activity, generation: Activity, k: int) -> tuple[list[int], list[int]]:
-    """Indices of the k neurons most particular to understanding, and to generation, in order. A neuron without a
-    difference is in neither; of equals the first ones are taken."""
+    """Return the sorted indices of the k neurons most specific to understanding, and to generation.
+
+    A neuron without a difference is in neither; of equal ones, the first are taken."""
     effect = effect_size(understanding, generation)
     more, less = (
         sorted(int(i) for i in (-size).argsort(kind="stable")[:k] if size[i] > 0) for size in (effect, -effect)

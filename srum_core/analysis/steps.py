@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 RUBRICS = ("layout", "detail")
 USUAL = (0, 2, 4, 8, 12, 16, 24, 32, 40, 48)
-"""The default steps, as far as there are so many; the last one is always included."""
+"""The default steps, as far as they exist; the last step is always included."""
 _QUESTIONS = {
     "layout": (
         "Grade only the layout: whether every thing that the words ask for is there, as often as asked, and where they "
@@ -54,14 +54,13 @@ _QUESTIONS = {
         "give it, and how cleanly it is drawn. Pay no heed to where things stand or to what is missing."
     ),
 }
-"""Our wording: the paper gives none."""
+"""The wording is ours: the paper gives none."""
 _GRADE = re.compile(r'"score"\s*:\s*(-?\d+(?:\.\d+)?)\s*[,}]')
 
 
 @frozen
 class Snapshot:
-    """What an image was worth at one step; `id` is IMAGE-STEP. A rubric whose answer could not be read is not in
-    `scores`."""
+    """The scores of an image at one step; `id` is IMAGE-STEP. A rubric with an unreadable answer is not in `scores`."""
 
     id: str
     image: str
@@ -81,7 +80,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when the curves are written."""
+    """Return 0 when the curves are written."""
     registry = plugins.discover()
     models = subjects.subjects(parsed.runs, registry)
     first = models[0].run
@@ -100,47 +99,48 @@ def run(parsed: argparse.Namespace) -> int:
             "benchmark": first.settings.benchmark and made_with(registry, "benchmark", first.settings.benchmark),
         }
         outside: Answerer | None = registry.create("answerer", use) if use and use.use != SELF else None
-        measured, times = {}, sampling_times(models[0])
-        steps = chosen(parsed.steps, len(times))
+        snapshots, times = {}, sampling_times(models[0])
+        steps = parse_steps(parsed.steps, len(times))
         for subject in models:
             if sampling_times(subject) != times:
                 raise ConfigError(f"{subject.name} samples in other steps than {BASE}: they cannot be compared.")
             judge = subject.run.model(subject.rounds) if use and use.use == SELF else outside
             folder = parsed.out / "models" / subject.name
-            measured[subject.name] = trace(subject, plan, steps, benchmark, judge, folder, settings)
+            snapshots[subject.name] = trace(subject, plan, steps, benchmark, judge, folder, settings)
             subject.run.release()
         by = "the benchmark, exactly, without a model" if use is None else use.use
         if use is not None and use.use == SELF:
             by = "each model itself (self-judged: do not compare with other models' numbers)"
-        for part in write(parsed.out, measured, times, by):
+        for part in write(parsed.out, snapshots, times, by):
             show_table(part)
     tell(f"The curves are in {shown(parsed.out)}")
     return 0
 
 
-def table(measured: Snapshots, rubric: str) -> tuple[list[int], dict[str, Table]]:
-    """(steps, model -> (images, steps)) of the images that are readable at every step in every model.
+def table(measurements: Snapshots, rubric: str) -> tuple[list[int], dict[str, Table]]:
+    """Return (steps, model -> (images, steps)) of the images with scores at every step in every model.
 
     Raises RecordError if there is none."""
     import numpy as np
 
     values = {
         name: {(each.image, each.step): each.scores[rubric] for each in snapshots if rubric in each.scores}
-        for name, snapshots in measured.items()
+        for name, snapshots in measurements.items()
     }
-    first = next(iter(measured.values()))
+    first = next(iter(measurements.values()))
     steps = sorted({each.step for each in first})
     images = list(dict.fromkeys(each.image for each in first))
-    whole = [p for p in images if all((p, step) in own for own in values.values() for step in steps)]
-    if not whole:
+    complete = [p for p in images if all((p, step) in scores for scores in values.values() for step in steps)]
+    if not complete:
         raise RecordError(f"No image could be graded for {rubric} at every step: the judge's answers hold no score.")
     return steps, {
-        name: np.array([[own[image, step] for step in steps] for image in whole]) for name, own in values.items()
+        name: np.array([[scores[image, step] for step in steps] for image in complete])
+        for name, scores in values.items()
     }
 
 
 def area(scores: Table, steps: Sequence[int]) -> Table:
-    """(images,): the mean height of each image's curve over the steps (trapezoids)."""
+    """Return (images,), the mean height of each image's curve over the steps (trapezoidal rule)."""
     import numpy as np
 
     if len(steps) == 1:
@@ -149,17 +149,17 @@ def area(scores: Table, steps: Sequence[int]) -> Table:
     return heights
 
 
-def summary(measured: Snapshots, times: Sequence[float]) -> dict[str, Any]:
-    """Everything that is printed, as plain data."""
+def summary(measurements: Snapshots, times: Sequence[float]) -> dict[str, Any]:
+    """Return everything that is printed, as plain data."""
     rubrics: dict[str, Any] = {}
     for rubric in RUBRICS:
-        steps, tables = table(measured, rubric)
+        steps, tables = table(measurements, rubric)
         areas = {name: area(each, steps) for name, each in tables.items()}
         rubrics[rubric] = {
             "steps": steps,
             "times": [times[step] for step in steps],
             "images": len(tables[BASE]),
-            "asked": len({each.image for each in measured[BASE]}),
+            "asked": len({each.image for each in measurements[BASE]}),
             "means": {n: [astuple(estimate(t[None, :, k])) for k in range(len(steps))] for n, t in tables.items()},
             "change": {
                 n: [astuple(difference(t[None, :, k], tables[BASE][None, :, k])) for k in range(len(steps))]
@@ -172,19 +172,19 @@ def summary(measured: Snapshots, times: Sequence[float]) -> dict[str, Any]:
     return rubrics
 
 
-def write(folder: Path, measured: Snapshots, times: Sequence[float], by: str) -> list[str | Grid]:
-    """steps.json, steps.md and a figure per rubric; returns what the Markdown consists of."""
-    rubrics = summary(measured, times)
+def write(folder: Path, measurements: Snapshots, times: Sequence[float], by: str) -> list[str | Grid]:
+    """Write steps.json, steps.md and a figure per rubric; return the parts of the Markdown."""
+    rubrics = summary(measurements, times)
     write_atomic(folder / "steps.json", to_json({"graded_by": by, **rubrics}))
-    for rubric, each in rubrics.items():
+    for rubric, curves in rubrics.items():
         lines = {
-            name: [(float(step), Estimate(*mean)) for step, mean in zip(each["steps"], means, strict=True)]
-            for name, means in each["means"].items()
+            name: [(float(step), Estimate(*mean)) for step, mean in zip(curves["steps"], means, strict=True)]
+            for name, means in curves["means"].items()
         }
         name = f"{rubric.capitalize()} of the clean estimate"
         chart = charts.line_chart(name, lines, height=300, axis="sampling step", alone=True)
         write_atomic(folder / f"steps-{rubric}.svg", chart)
-    parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, each) for rubric, each in rubrics.items())]
+    parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, curves) for rubric, curves in rubrics.items())]
     write_atomic(folder / "steps.md", markdown(parts))
     return parts
 
@@ -194,8 +194,8 @@ def _grid(rubric: str, curves: Mapping[str, Any]) -> Grid:
     rows = []
     for name, means in curves["means"].items():
         cells = [number(Estimate(*each)) for each in (*means, curves["area"][name])]
-        own = curves["area_change"].get(name)
-        rows.append([name, *cells, number(Estimate(*own), signed=True) if own else ""])
+        change = curves["area_change"].get(name)
+        rows.append([name, *cells, number(Estimate(*change), signed=True) if change else ""])
     title = f"{rubric.capitalize()}, {curves['images']} of {curves['asked']} images readable at every step"
     return Grid(["model", *heads, "mean height", "its change to base"], rows, title)
 
@@ -204,7 +204,7 @@ def _grid(rubric: str, curves: Mapping[str, Any]) -> Grid:
 
 
 def question(rubric: str, candidate: Candidate) -> Question:
-    """The judge does not get the step."""
+    """Return the question about a rubric; it does not name the step."""
     text = (
         f'A picture was asked for with these words: "{candidate.prompt.text}"\n{_QUESTIONS[rubric]}\nAnswer with JSON '
         'only: {"score": N, "reason": "one sentence"}, N from 0 (nothing of it) to 100 (perfect).'
@@ -213,13 +213,13 @@ def question(rubric: str, candidate: Candidate) -> Question:
 
 
 def grade(answer: str) -> float | None:
-    """The one score in an answer as a fraction; None where there is none, several, or one out of range."""
+    """Return the score in an answer as a fraction; None if there is none, more than one, or one out of range."""
     grades = _GRADE.findall(answer)
     return float(grades[0]) / 100 if len(grades) == 1 and 0 <= float(grades[0]) <= 100 else None
 
 
-def chosen(text: str, count: int) -> list[int]:
-    """Steps out of "0,4,23", of `count` there are; the usual ones without a text. Raises ConfigError."""
+def parse_steps(text: str, count: int) -> list[int]:
+    """Parse steps such as "0,4,23", below `count`; without a text, return the usual ones. Raises ConfigError."""
     if not text:
         return sorted({*(step for step in USUAL if step < count), count - 1})
     words = text.split(",")
@@ -229,7 +229,7 @@ def chosen(text: str, count: int) -> list[int]:
 
 
 def sampling_times(subject: Subject) -> list[float]:
-    """The times that the model's steps start at. Raises ConfigError without `sampling_times` or `trace`."""
+    """Return the start times of the model's steps. Raises ConfigError without `sampling_times` or `trace`."""
     model = subject.run.model(subject.rounds)
     subjects.refuse_without(model, ("sampling_times", "trace"), subject, "srum analyze steps")
     return [float(time) for time in model.sampling_times()][:-1]  # type: ignore[attr-defined]
@@ -244,7 +244,7 @@ def trace(
     folder: Path,
     settings: Mapping[str, Any],
 ) -> list[Snapshot]:
-    """Generate every image, store its estimates at `steps`, and score each. Existing files are not made again."""
+    """Generate every image, store its estimates at `steps`, and score them. Finished images are not repeated."""
     records = Records(folder, Snapshot, {**subject.settings(), **settings}, stage="analysis")
     size = subject.run.settings.evaluate.batch
     missing = [item for item in plan if not {f"{item.id}-{step}" for step in steps} <= records.ids()]
@@ -256,7 +256,7 @@ def trace(
             if [len(images) for images in generated] != [len(steps)] * len(items):
                 raise PluginError(f"{type(model).__qualname__}.trace did not give an image per prompt and step.")
             views = [
-                (item, step, _stored(item, step, image, folder))
+                (item, step, _store(item, step, image, folder))
                 for item, images in zip(items, generated, strict=True)
                 for step, image in zip(steps, images, strict=True)
             ]
@@ -269,7 +269,7 @@ def trace(
     return list(records.select(f"{item.id}-{step}" for item in plan for step in steps))
 
 
-def _stored(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
+def _store(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
     path = folder / "images" / f"{item.id}-{step}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)

@@ -1,5 +1,5 @@
-"""The models that an analysis compares, and the samples that they are measured on: texts and images, some to select
-clusters of neurons, others to report."""
+"""The models that an analysis compares, and the samples to measure: some to select clusters of neurons, others to
+report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TASKS = ("understanding", "generation")
 BASE = "base"
 """The model that the first run started from."""
 _TOKENS = 16
-"""The most tokens of an answer: the prompt's tokens are most of what passes the neurons."""
+"""Limit of an answer's tokens: most tokens that pass the neurons are those of the question."""
 
 
 @frozen
@@ -47,7 +47,7 @@ class Subject:
     rounds: int
 
     def settings(self) -> dict[str, Any]:
-        """What its measurements depend on."""
+        """Return the settings that its measurements depend on."""
         return {
             "adapter": made_with(self.run.registry, "adapter", self.run.settings.adapter),
             "start": self.run.settings.start,
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def subjects(texts: Sequence[str], registry: Registry) -> list[Subject]:
-    """The base, then the runs in order. Raises ConfigError for two of one name, and for models of several adapters."""
+    """Return the base, then the runs in order. Raises ConfigError for equal names, and for models of two adapters."""
     trained = []
     for name, start in map(_named, texts):
         trained.append(Subject(name, *started_from(start, registry)))
@@ -90,7 +90,7 @@ def subjects(texts: Sequence[str], registry: Registry) -> list[Subject]:
 
 
 def _named(text: str) -> tuple[str, str]:
-    """(name, RUN[:ROUND]); without a name, the folder's."""
+    """Return (name, RUN[:ROUND]); the default name is the folder's."""
     name, equals, start = text.partition("=")
     if equals and name and "/" not in name:
         return name, start
@@ -99,7 +99,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def plan(run: Run, source: str | None, count: int) -> list[Planned]:
-    """The first `count` images to be generated, one per prompt."""
+    """Plan the first `count` images, one per prompt."""
     if source is None:
         return list({item.prompt.id: item for item in run.planned_evaluation()}.values())[:count]
     return [run.plan(prompt, 0, "evaluate") for prompt in load_prompts(source, run.registry, count)]
@@ -127,7 +127,7 @@ class Samples:
 
 
 def understanding(run: Run, count: int) -> Samples:
-    """The judges' questions of the run's first round, one an image, in turn. Raises RecordError for too few."""
+    """Take questions that the judges asked in the run's first round, one per image. Raises RecordError for too few."""
     questions: list[Question] = []
     for judgement in run.judgements(1):
         first = [each.question for each in judgement.exchanges if not each.question.history]
@@ -144,7 +144,7 @@ def understanding(run: Run, count: int) -> Samples:
 
 
 def generation(run: Run, report: Sequence[Planned], count: int) -> Samples:
-    """Prompts that the run trained on, and others to report. Raises RecordError if there are too few."""
+    """Take prompts that the run trained on, and others to report. Raises RecordError for too few."""
     probe = list({item.prompt.id: item for item in run.planned(1)}.values())[:count]
     if min(len(probe), len(report)) < count:
         raise RecordError(
@@ -157,7 +157,7 @@ def generation(run: Run, report: Sequence[Planned], count: int) -> Samples:
 def activities(
     subject: Subject, samples: Sequence[Question | Planned], folder: Path, sizes: Sequence[int]
 ) -> Iterator[Activity]:
-    """(neurons,) per sample, in order. Each is a file, and is not measured again."""
+    """Yield (neurons,) per sample, in order. Each is stored in a file and measured once."""
     import numpy as np
 
     settings = subject.settings()
@@ -191,14 +191,14 @@ def _name(sample: Question | Planned) -> str:
 
 
 class _Sum:
-    """Sum and count over the tokens that pass one module; `size` is 0 for one that none passes."""
+    """Sum and count over the tokens that pass one module; `size` is 0 before the first."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.count = self.size = 0
 
     def __call__(self, module: Any, inputs: Any, output: Tensor) -> None:
-        """output: (rows, tokens, units), of which the first row counts, or (tokens, units)."""
+        """Add `output`: (rows, tokens, units), of which only the first row counts, or (tokens, units)."""
         tokens = output[0] if output.dim() == 3 else output
         part = tokens.detach().cpu().double().sum(dim=0)
         self.total = part if self.total is None else self.total + part
@@ -207,7 +207,7 @@ class _Sum:
 
 @contextmanager
 def recording(neurons: Neurons) -> Iterator[list[_Sum]]:
-    """Sums of all modules, expert by expert and layer by layer; the hooks are gone afterwards."""
+    """Yield the sums of all modules, by expert and layer; remove the hooks afterwards."""
     sums, handles = [], []
     try:
         for module in (module for modules in neurons.values() for module in modules):
@@ -220,9 +220,9 @@ def recording(neurons: Neurons) -> Iterator[list[_Sum]]:
 
 
 def measure(neurons: Neurons, sizes: Sequence[int], act: Callable[[], object]) -> Activity:
-    """(neurons,) float64 of whatever `act` makes the model do, for one sample: each neuron's mean over the tokens that
-    pass it, and in generation over all steps; NaN where none did. A neuron is a unit of an MLP's activation, of one
-    layer and one expert (paper, Appendix B)."""
+    """Call `act` on one sample, and return (neurons,) float64: each neuron's mean over the tokens that pass it, and in
+    generation over all steps; NaN without tokens. A neuron is a unit of an MLP's activation in one layer of one expert
+    (paper, Appendix B)."""
     import numpy as np
 
     with recording(neurons) as sums:

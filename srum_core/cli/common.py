@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
-    """Never abbreviate options; for an unknown one suggest what may have been meant.
+    """A parser without abbreviated options, which suggests an option for an unknown one.
 
-    With a `module`, its docstring and `arguments(parser)` describe the command, and `run(parsed) -> int` is it; the
-    module is imported when the command is used, so that `srum --help` imports none."""
+    A `module` describes the command with its docstring and `arguments(parser)`, and does it with `run(parsed) -> int`.
+    It is imported when the command is used, so that `srum --help` imports no command."""
 
     def __init__(self, module: str = "", **arguments: Any) -> None:
         more = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
             parsed, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._mixing = False
-        if unknown:  # here, where it is known which options there are
+        if unknown:  # here, where the options are known
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
 
@@ -76,13 +76,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `Typed` takes."""
+    """Add the arguments that `Typed` reads."""
     add_model_settings(parser)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
 
 
 def add_model_settings(parser: argparse.ArgumentParser) -> None:
-    """Those without KEY=VALUE."""
+    """Add the same arguments without KEY=VALUE."""
     add = parser.add_argument
     add("--adapter", metavar="NAME", help="name of an installed adapter, or an import path module:Class")
     add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
@@ -92,7 +92,7 @@ def add_model_settings(parser: argparse.ArgumentParser) -> None:
 
 @frozen
 class Typed:
-    """The settings that were typed."""
+    """Settings on the command line."""
 
     adapter: str | None = None
     preset: Sequence[str] = ()
@@ -105,44 +105,51 @@ class Typed:
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Self:
-        return given(cls, parsed)
+        return from_parsed(cls, parsed)
 
     @property
     def overrides(self) -> list[str]:
-        """All that changes what presets and files say, as KEY=VALUE."""
+        """Return, as KEY=VALUE, what overrides presets and files."""
         benchmark = [] if self.benchmark is None else [f"benchmark={self.benchmark}"]
         checkpoint = json.dumps(self.checkpoint, ensure_ascii=False)
         return [*benchmark, *self.settings, *([] if self.checkpoint is None else [f"adapter.checkpoint={checkpoint}"])]
 
+    def command(self, *options: str) -> list[str]:
+        """Return the srum-train command with these settings, and with further options."""
+        presets = [("--preset", name) for name in self.preset]
+        pairs = [("--adapter", self.adapter), *presets, ("--checkpoint", self.checkpoint), ("--config", self.config)]
+        words = [str(word) for option, value in pairs if value is not None for word in (option, value)]
+        return ["srum-train", *words, *options, *self.settings]
+
     def read(self, registry: plugins.Registry) -> Settings:
-        """Raises ConfigError with all that is wrong."""
+        """Load the settings. Raises ConfigError with all problems."""
         return config.load_settings(self.adapter, self.preset, self.config, self.overrides, registry)
 
 
-def given(kind: type[T], parsed: argparse.Namespace, **more: Any) -> T:
-    """An attrs object of the parsed arguments that are called like its fields; None is as good as none."""
+def from_parsed(kind: type[T], parsed: argparse.Namespace, **more: Any) -> T:
+    """Create an attrs object from the parsed arguments with its fields' names; None counts as missing."""
     values = {name: value for name, value in {**vars(parsed), **more}.items() if value is not None}
     return kind(**{name: values[name] for name in attrs.fields_dict(kind) if name in values})  # type: ignore[arg-type]
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
-    """-q and -v, which `main` and `train_main` act on."""
+    """Add -q and -v, which `main` and `train_main` read."""
     group = parser.add_mutually_exclusive_group()
-    stored: dict[str, Any] = {"action": "store_const", "dest": "verbosity", "default": NORMAL}
-    group.add_argument("-q", "--quiet", const=QUIET, help="print results, warnings and errors only", **stored)
+    options: dict[str, Any] = {"action": "store_const", "dest": "verbosity", "default": NORMAL}
+    group.add_argument("-q", "--quiet", const=QUIET, help="print results, warnings and errors only", **options)
     group.add_argument(
-        "-v", "--verbose", const=VERBOSE, help="also print what each stage took, and tracebacks", **stored
+        "-v", "--verbose", const=VERBOSE, help="also print what each stage took, and tracebacks", **options
     )
 
 
 def say(text: str, end: str = "\n") -> None:
-    """On standard output, and to the logs that are open: also words of others (servers, plugins, files, records)."""
+    """Print to standard output and to the open logs, without control characters (servers, plugins, files, records)."""
     write_log(text)
     print(printable(text), end=end)
 
 
 class Terminal(Console):
-    """A console on which words of others are `printable` and never markup."""
+    """A console that prints text as `printable`, never as markup."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -153,7 +160,7 @@ class Terminal(Console):
 
 
 def show_table(table: RenderableType, wrap: bool = True) -> None:
-    """On standard output, and to the logs that are open."""
+    """Print a table to standard output and to the open logs."""
     terminal = Terminal(soft_wrap=not wrap, record=True)
     terminal.print(table)
     write_log(f"\n{terminal.export_text()}")
@@ -167,7 +174,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def judged_rounds(run: Run) -> list[int]:
-    """The rounds that have judgements."""
+    """Return the rounds that have judgements."""
     folders = [path.parent.parent for path in run.folder.glob("round-*/judgements/part-*.jsonl")]
     return sorted({int(number) for folder in folders if (number := folder.name.removeprefix("round-")).isdecimal()})
 
@@ -177,7 +184,7 @@ def add_round(parser: argparse.ArgumentParser) -> None:
 
 
 def judged_round(run: Run, round: int | None) -> int:
-    """The requested round, or else the last judged one: completely judged, if any is.
+    """Return the requested round, or the last judged one: a complete one, if any.
 
     Raises RecordError if it has no judgements."""
     rounds = judged_rounds(run)
@@ -186,13 +193,13 @@ def judged_round(run: Run, round: int | None) -> int:
         return rounds[-1] if last is None else last
     if round not in rounds:
         names = f"It has judgements of round {', '.join(map(str, rounds))}." if rounds else "It has none of any round."
-        which = "" if round is None else f" of round {round}"
-        raise RecordError(f"There are no judgements{which} in {shown(run.folder)}. {names}")
+        of_round = "" if round is None else f" of round {round}"
+        raise RecordError(f"There are no judgements{of_round} in {shown(run.folder)}. {names}")
     return round
 
 
 def finish_with_report(folder: Path) -> None:
-    """Write a run or an ablation as a page. Raises RecordError where that cannot be done; all else is on disk then."""
+    """Write the report of a run or an ablation. Raises RecordError if that fails; all else is finished then."""
     from srum_core.report.page import write_report
 
     try:

@@ -18,7 +18,7 @@ import attrs
 
 from srum_core import plugins
 from srum_core.api import Model
-from srum_core.cli.common import Typed, add_model_settings, add_verbosity, given
+from srum_core.cli.common import Typed, add_model_settings, add_verbosity, from_parsed
 from srum_core.config import Settings
 from srum_core.errors import ConfigError
 from srum_core.evaluation.plan import read_settings
@@ -40,14 +40,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if any of them is no image of the model."""
+    """Return 0, or 1 if an image failed."""
     names = [field.name for field in attrs.fields(Settings)]
     is_setting = re.compile(rf"(?:{'|'.join(names)})(?:\.\w+)*=").match
     prompts = [word for word in parsed.words if not is_setting(word)]
     if not prompts or parsed.count < 1:
         raise ConfigError("There has to be at least one prompt, and a --count of at least 1.")
     registry = plugins.discover()
-    typed = given(Typed, parsed, settings=[word for word in parsed.words if is_setting(word)])
+    typed = from_parsed(Typed, parsed, settings=[word for word in parsed.words if is_setting(word)])
     settings = read_settings(typed.adapter, typed.preset, typed.config, typed.overrides, registry, typed.trained)
     images = [(prompt, parsed.seed + k) for prompt in prompts for k in range(parsed.count)]
     failures = 0

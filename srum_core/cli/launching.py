@@ -48,16 +48,16 @@ class Launch:
     launcher: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.launcher and not self.apart:
+        if self.launcher and not self.separate:
             raise ConfigError(f"--launcher needs --launch, which selects what it starts: {', '.join(LAUNCHES[1:])}.")
 
     @property
-    def apart(self) -> bool:
-        """Whether stages run in processes of their own."""
+    def separate(self) -> bool:
+        """Return whether stages run in separate processes."""
         return self.launch != "none"
 
     def command(self, module: str, *words: str) -> list[str]:
-        """The command that runs a module in the selected processes."""
+        """Return the command that runs a module in the selected processes."""
         if self.launcher:
             return [*shlex.split(self.launcher), "-m", module, *words, "--launch", self.launch]
         accelerate = [
@@ -67,18 +67,18 @@ class Launch:
             "--config_file",
             str(PRESETS / f"{self.launch}.yaml"),
             "--log_dir",
-            os.devnull,  # torchrun leaves a temporary folder behind otherwise
+            os.devnull,  # without it torchrun leaves a temporary folder
         ]
         return [*accelerate, "--num_processes", str(self.processes or devices()), "-m", module, *words]
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
-    """For a stage that another launcher starts."""
+    """Add the option for a stage that another launcher starts."""
     parser.add_argument("--launch", choices=LAUNCHES[1:], default="ddp", help="as in accelerate's preset")
 
 
 def take_preset(launch: str) -> None:
-    """Set the variables that accelerate would have set for this process."""
+    """Set the environment variables that accelerate sets for a process."""
     if launch != "ddp":
         import yaml
 
@@ -90,8 +90,8 @@ def take_preset(launch: str) -> None:
 
 
 def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
-    """The exit status of a command or a stage's process: that of its work, 2 with a sentence for errors that a person
-    can fix, 130 when interrupted. `stopped` is printed then; without it another process prints it."""
+    """Do the work and return its exit status; 2 with a message for errors that a user can fix, 130 when interrupted.
+    `stopped` is the message then; without it another process prints one."""
     try:
         return work() or 0
     except SrumError as error:
@@ -102,13 +102,13 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
         if stopped:
             tell(stopped)
         else:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a launcher passes on what the terminal has sent already
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal has sent the signal; a launcher sends it again
         return 130
     except SystemExit as error:
         message = who_ended(error)
     except BaseException as error:
         if (explained := explain(error)) is None:
-            sys.excepthook = _show  # it may contain text from outside
+            sys.excepthook = _show  # the message may contain text from outside
             raise
         message = explained
     tell(f"srum: {message}")
@@ -121,7 +121,7 @@ def _show(*error: Any) -> None:
 
 
 def main() -> int:
-    """Run accelerate's launcher, without tracebacks of its own for errors that its processes have printed."""
+    """Run accelerate's launcher, without its own tracebacks for errors that processes have printed."""
     logging.disable(logging.ERROR)  # of this process, which only waits for others
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -141,7 +141,7 @@ def main() -> int:
 
 
 def wait_for(words: Sequence[str], handle: int) -> int:
-    """Run a command to its end, and return its exit status. It holds on to a lock, should this process be killed."""
+    """Run a command and return its exit status. It inherits the lock `handle`, in case this process is killed."""
     environment = {**os.environ, VERBOSITY: str(verbosity())}
     child = subprocess.Popen(words, env=environment, pass_fds=[handle] if os.name == "posix" else [])
     try:
@@ -152,7 +152,7 @@ def wait_for(words: Sequence[str], handle: int) -> int:
 
 
 def devices() -> int:
-    """Number of accelerators, 2 without any; determined in a separate process, so that this one stays small."""
+    """Return the number of accelerators, or 2 without any; count in another process, so that this one stays small."""
     code = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) or 2
 

@@ -22,7 +22,7 @@ from srum_core.cli.common import (
     add_settings,
     add_verbosity,
     finish_with_report,
-    given,
+    from_parsed,
     say,
     show_table,
 )
@@ -75,7 +75,7 @@ def _execute(make_parser: Callable[[], argparse.ArgumentParser], arguments: Sequ
             return 2
     if isinstance(sys.stdout, TextIOWrapper):  # of a pipe on Windows: it has no minus sign, and no "é" of a prompt
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `use = "my_module:MyJudge"` means a file there
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does, for components such as `use = "my_module:MyJudge"`
     parsed = make_parser().parse_args(words, argparse.Namespace(given=words))
     set_verbosity(getattr(parsed, "verbosity", NORMAL))
     return launching.exit_status(lambda: int(parsed.execute(parsed)), "srum: stopped.")
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, module=f"srum_core.cli.{name.replace('-', '_')}")
     for sentence in plugins.discover().add_commands(commands):
         tell(f"srum: {sentence}")
-    if "eval" not in commands.choices:  # an editable installation keeps the entry points that it was installed with
+    if "eval" not in commands.choices:  # an editable installation keeps old entry points
         tell("srum: commands are missing: what is installed is older than the code. Install it again: pip install -e .")
     return parser
 
@@ -127,7 +127,7 @@ def _train_parser() -> argparse.ArgumentParser:
 
 @frozen
 class Plan:
-    """What one call of `srum-train` is to do."""
+    """What one call of `srum-train` does."""
 
     run: Run
     launch: Launch
@@ -141,7 +141,7 @@ class Plan:
         registry, typed = plugins.discover(), Typed.of(parsed)
         settings = typed.read(registry)
         run = Run(parsed.out or default_folder(settings, typed.preset), settings, registry)
-        return cls(run, given(Launch, parsed), parsed.only, [_redo(text) for text in parsed.redo], parsed.given)
+        return cls(run, from_parsed(Launch, parsed), parsed.only, [_redo(text) for text in parsed.redo], parsed.given)
 
     @property
     def steps(self) -> list[Step]:
@@ -151,7 +151,7 @@ class Plan:
         return any(undone(stage, round, step) for stage, round in self.redo)
 
     def problems(self) -> list[str]:
-        """What would stop the steps that are not done, or that --redo makes again."""
+        """Return what would stop the unfinished steps and those that --redo names."""
         todo = [step for step in self.steps if not self.run.done(step.stage, step.round) or self.makes_again(step)]
         return preflight.problems(self.run, todo, self.launch.launch.startswith("fsdp2"))
 
@@ -176,7 +176,7 @@ def _train(parsed: argparse.Namespace) -> int:
         return _announce(plan)
     with lock(run.folder) as handle:
         preflight.refuse(plan.problems())
-        with log_file(run.folder):  # not before: a run that is refused leaves nothing behind
+        with log_file(run.folder):  # only now: a refused run must not leave files
             versions = ", ".join(map(" ".join, run.registry.versions().items()))
             tell(f"srum-train {shlex.join(plan.words)} ({versions})", VERBOSE)
             for stage, round in plan.redo:
@@ -186,14 +186,14 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _work(plan: Plan, handle: int) -> int:
-    """`handle`: of the run's lock, for stages in processes of their own, should this process be killed."""
+    """Run all steps. Stages in separate processes inherit the run's lock `handle`, in case this process is killed."""
 
     def start(step: Step) -> None:
         if code := launching.wait_for(launch_command(plan.launch, plan.run.folder, step), handle):
             raise Stopped(code, step)
 
     try:
-        perform_all(plan.run, plan.only, start if plan.launch.apart else None)
+        perform_all(plan.run, plan.only, start if plan.launch.separate else None)
     except KeyboardInterrupt:
         return _say_stopped(plan, Stopped(130))
     except Stopped as stop:
@@ -215,7 +215,7 @@ def _work(plan: Plan, handle: int) -> int:
 def _announce(plan: Plan) -> int:
     """Print the planned work and what is missing. Return 1 if the run would not start.
 
-    Settings that differ from those of existing stages are refused, unless these would be made again."""
+    Settings that differ from those of finished stages stop a run, unless --redo deletes these stages."""
     run, rows = plan.run, []
     blocked = preflight.blocked(run.folder)
     problems = blocked or plan.problems()
@@ -237,7 +237,7 @@ def _announce(plan: Plan) -> int:
 
 
 def launch_command(launch: Launch, run: Path, step: Step) -> list[str]:
-    """The command that runs one stage in its own process group."""
+    """Return the command that runs one stage in its own process group."""
     round = "base" if step.round is None else str(step.round)
     return launch.command("srum_core.cli.stage", step.stage, str(run), round)
 
@@ -256,7 +256,7 @@ def _say_stopped(plan: Plan, stop: Stopped) -> int:
 
 
 def resume_command(words: Sequence[str]) -> str:
-    """The same command without --redo, which has deleted its stages already."""
+    """Return the same command without --redo, whose stages are already deleted."""
     command, skip = ["srum-train"], False
     for word in words:
         if not skip and word != "--redo" and not word.startswith("--redo="):

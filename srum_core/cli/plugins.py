@@ -11,22 +11,18 @@ from srum_core.evaluation.formatting import Grid
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """It takes none."""
+    """Add nothing."""
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if something could not be loaded."""
+    """Return 0, or 1 if a plugin could not be loaded."""
     registry = plugins.discover()
     head = ["kind and name", "distribution", "version", "summary"]  # the first is repeated where the table is split
-    rows = [
-        [
-            f"{offer.kind} {offer.component.name}",
-            offer.plugin.distribution,
-            offer.plugin.version,
-            clean(offer.component.summary),
-        ]
-        for offer in registry.listing()
-    ]
+    rows = []
+    for offer in registry.listing():
+        component, plugin = offer.component, offer.plugin
+        name = f"{offer.kind} {component.name}"
+        rows.append([name, plugin.distribution, plugin.version, clean(component.summary)])
     show_table(Grid(head, rows, words=frozenset({1, 2, 3})))
     for sentence in registry.broken:
         say(f"broken: {sentence}")

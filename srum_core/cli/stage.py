@@ -13,7 +13,7 @@ from srum_core.stages.order import perform
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status of the process."""
+    """Run one stage, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m srum_core.cli.stage", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("run", type=Path)

@@ -1,4 +1,4 @@
-"""Answers: are there any, and can the run's judges read them?"""
+"""Check that the model answers questions, and that the run's judges can read the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srum_core.stages.interview import Interview, conduct, put
 
 ANSWERS, JUDGES = "answers", "judges"
 HALVES = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))
-"""Stand in for what the grounder would find."""
+"""Regions in place of the grounder's."""
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -21,15 +21,15 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def interviews(subject: Subject) -> list[Interview]:
-    """Interviews of each of the run's judges for two images, or else their first questions only."""
+    """Return the interviews of the run's judges about two images; before `check`, only their first questions."""
     return subject.received or _opened(subject)
 
 
 def _opened(subject: Subject) -> list[Interview]:
-    judges, seen = subject.run.judges(), subject.candidates[:2]
+    judges, candidates = subject.run.judges(), subject.candidates[:2]
     if (box_format := getattr(subject.model, "box_format", None)) is not None:
-        seen = [attrs.evolve(each, boxes=box_format(each.size)) for each in seen]
-    return [Interview.open(name, each, candidate, HALVES) for candidate in seen for name, each in judges]
+        candidates = [attrs.evolve(each, boxes=box_format(each.size)) for each in candidates]
+    return [Interview.open(name, judge, candidate, HALVES) for candidate in candidates for name, judge in judges]
 
 
 def _plain(subject: Subject) -> Finding:
@@ -44,9 +44,9 @@ def _plain(subject: Subject) -> Finding:
 
 
 def _judged(subject: Subject) -> list[Finding]:
-    """The share of questions with readable answers, judge by judge."""
-    opened = _opened(subject)
-    for interview in opened:
+    """Check the share of readable answers, judge by judge."""
+    interviews = _opened(subject)
+    for interview in interviews:
         conduct(
             [interview],
             lambda questions: put(subject.model, questions) if questions else [],
@@ -54,22 +54,22 @@ def _judged(subject: Subject) -> list[Finding]:
             temperature=0.0,
             seed=lambda *_: 0,
         )
-    subject.received = opened
-    return [_readable(subject, name, opened) for name in dict.fromkeys(interview.name for interview in opened)]
+    subject.received = interviews
+    return [_readable(subject, name, interviews) for name in dict.fromkeys(interview.name for interview in interviews)]
 
 
-def _readable(subject: Subject, name: str, opened: Sequence[Interview]) -> Finding:
-    mine = [interview for interview in opened if interview.name == name]
-    asked = sum(len(answers) for interview in mine for answers in interview.answers)
+def _readable(subject: Subject, name: str, interviews: Sequence[Interview]) -> Finding:
+    own_interviews = [interview for interview in interviews if interview.name == name]
+    asked = sum(len(answers) for interview in own_interviews for answers in interview.answers)
     if not asked:
         return Finding(JUDGES, "fine", f"{name} asks nothing.")
-    unread = sum(len(interview.unreadable()) for interview in mine)
-    seen = f"{asked - unread} of {asked} answers can be read by {name}"
+    unread = sum(len(interview.unreadable()) for interview in own_interviews)
+    observation = f"{asked - unread} of {asked} answers can be read by {name}"
     if 2 * unread < asked:
-        return Finding(JUDGES, "fine", f"{seen}.")
-    first = next(interview for interview in mine if interview.unreadable())
-    said = first.answers[0][first.unreadable()[0][1]]
-    message = f'{seen}; an unreadable one was "{_short(said)}"'
+        return Finding(JUDGES, "fine", f"{observation}.")
+    first = next(interview for interview in own_interviews if interview.unreadable())
+    answer = first.answers[0][first.unreadable()[0][1]]
+    message = f'{observation}; an unreadable one was "{_short(answer)}"'
     if subject.run.settings.answerer:
         return Finding(JUDGES, "undecided", f"{message} (another answerer is set, so that this need not matter).")
     fix = 'Try another template, more max_new_tokens, or another answerer (a stand-in: answerer="scripted").'

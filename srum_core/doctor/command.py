@@ -37,12 +37,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if something is wrong with the adapter."""
-    settings = Typed.of(parsed).read(registry := plugins.discover())
+    """Return 0, or 1 if something is wrong with the adapter."""
+    registry, typed = plugins.discover(), Typed.of(parsed)
+    settings = typed.read(registry)
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
         run = Run(Path(folder) / "run", settings, registry)
         if parsed.plan:
-            return _plan(run, parsed.on, parsed.gib, max(1, parsed.gpus), _command(Typed.of(parsed)))
+            return _plan(run, parsed.on, parsed.gib, max(1, parsed.gpus), typed.command())
         return _examine(run, Path(folder), parsed.images)
 
 
@@ -50,13 +51,6 @@ def _positive(text: str) -> float:
     if not 0 < (value := float(text)) < 1e6:
         raise ValueError
     return value
-
-
-def _command(typed: Typed) -> list[str]:
-    """The training that is planned, as it is typed."""
-    named = {"--adapter": typed.adapter, "--config": typed.config, "--checkpoint": typed.checkpoint}
-    words = [part for name, value in named.items() if value is not None for part in (name, str(value))]
-    return ["srum-train", *words, *(part for each in typed.preset for part in ("--preset", each)), *typed.settings]
 
 
 def _plan(run: Run, on: str, gib: float | None, gpus: int, command: list[str]) -> int:
@@ -75,13 +69,13 @@ def _examine(run: Run, folder: Path, images: Path | None) -> int:
     run.judges()  # problems of the settings are reported before a model is loaded
     model = run.model(0)
     console.print(f"{run.settings.adapter.use}: {type(model).__module__}:{type(model).__qualname__} is loaded.")
-    found = examine(run, model, folder, images, lambda each: console.print(f"{each.check}: {each.text}"))
+    examination = examine(run, model, folder, images, lambda each: console.print(f"{each.check}: {each.text}"))
     tables = Terminal()
-    if found.costs:
-        tables.print(costs(found.costs))
-        console.print(found.estimate)
-    tables.print(verdicts(found.findings))
-    wrong = [finding for finding in found.findings if finding.verdict == "wrong"]
+    if examination.costs:
+        tables.print(costs(examination.costs))
+        console.print(examination.estimate)
+    tables.print(verdicts(examination.findings))
+    wrong = [finding for finding in examination.findings if finding.verdict == "wrong"]
     for finding in wrong:
         console.print(f"wrong, {finding.check}: {finding.text}")
     return 1 if wrong else 0

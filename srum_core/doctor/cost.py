@@ -25,41 +25,41 @@ T = TypeVar("T")
 FEW = 8
 """Images in a first call, however large the run's batches are."""
 BRIEF = 2.0
-"""Seconds. What takes less is done again: warm, and with as much at once as the run would."""
+"""Seconds. A call that takes less is repeated warm, with the run's own batch."""
 TRAINING = "training step"
 GRADIENTS = "gradients"
 
 
 def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
-    """One call of each operation, then a training step, which prepares the model for training and so comes last."""
+    """Measure one call of each operation; the training step is last, because it prepares the model for training."""
     settings, device = subject.run.settings, subject.device
     text = next((each for each in subject.texts if each), "a picture")
-    asked = [entry.question for interview in answering.interviews(subject) for entry in interview.votes[0]]
-    questions = asked or [Question(subject.candidates[0].image, "What does this picture show?")]
+    first_questions = [entry.question for interview in answering.interviews(subject) for entry in interview.votes[0]]
+    questions = first_questions or [Question(subject.candidates[0].image, "What does this picture show?")]
     latents = subject.encode(subject.images)
-    together = fitting(subject, latents[0])
+    batch = fitting(subject, latents[0])
 
     def denoise(count: int) -> object:
         return subject.velocity(_fill(latents, count), torch.full((count,), 0.5), [text] * count)
 
-    found = [
+    costs = [
         take("generate", settings.generate.batch, device, lambda n: subject.draw([text] * n, range(n))),
         take("encode", CHUNK, device, lambda n: subject.encode(_fill(subject.images, n))),
         take("answer", settings.judge.batch, device, lambda n: put(subject.model, _fill(questions, n))),
-        take("denoiser", together, device, denoise),
+        take("denoiser", batch, device, denoise),
     ]
     trainer = _Trainer(subject, [latent.to(device) for latent in latents], text)
-    found.append(take(TRAINING, together, device, trainer.step))
-    return found, [trainer.finding()]
+    costs.append(take(TRAINING, batch, device, trainer.step))
+    return costs, [trainer.finding()]
 
 
 def fitting(subject: Subject, latent: Tensor) -> int:
-    """Images with latents of this size in a micro-batch of training."""
+    """Return how many latents of this size a micro-batch of training holds."""
     return max(1, subject.run.settings.train.max_cells // (latent.shape[0] * latent.shape[1]))
 
 
 def take(operation: str, most: int, device: torch.device, call: Callable[[int], object]) -> Cost:
-    """Time and memory of a call with a few at once, or with `most` if that is quick."""
+    """Measure a call with a few images, and with `most` if that was quick."""
     count = min(FEW, most)
     first = _take(operation, count, device, call)
     return first if first.seconds > BRIEF else _take(operation, most, device, call)
@@ -76,8 +76,8 @@ def _take(operation: str, count: int, device: torch.device, call: Callable[[int]
     return Cost(operation, count, seconds, max(0.0, peaks["memory_peak"] - before), on_device)
 
 
-def _fill(some: Sequence[T], count: int) -> list[T]:
-    return [some[index % len(some)] for index in range(count)]
+def _fill(values: Sequence[T], count: int) -> list[T]:
+    return [values[index % len(values)] for index in range(count)]
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -85,21 +85,21 @@ def _fill(some: Sequence[T], count: int) -> list[T]:
 
 @define
 class _Trainer:
-    """A step of the run's own loss on the run's own trained parameters; no weight is changed."""
+    """Runs a training step of the run's loss on its trained parameters, without changing weights."""
 
     subject: Subject
     latents: list[Tensor]
     text: str
     tuned: lora.Tuned = field(init=False)
     missing: list[str] = field(init=False, factory=list)
-    """Trained parameters that no gradient reached."""
+    """Trained parameters without a gradient."""
 
     def __attrs_post_init__(self) -> None:
         settings = self.subject.run.settings
         with torch.random.fork_rng():
             torch.manual_seed(0)  # LoRA's first weights
-            own = settings.train
-            self.tuned = lora.tune(self.subject.model, own.method, settings.lora, own.checkpointing, own.compile)
+            train = settings.train
+            self.tuned = lora.tune(self.subject.model, train.method, settings.lora, train.checkpointing, train.compile)
 
     def step(self, count: int) -> None:
         subject, settings = self.subject, self.subject.run.settings
@@ -107,7 +107,7 @@ class _Trainer:
         times = torch.linspace(0.2, 0.8, count)
         noise = torch.Generator().manual_seed(0)
         with subject.precision():
-            condition = subject.condition([self.text] * count)
+            condition = subject.model.condition([self.text] * count)
             flow: FlowStep = flow_step(self.tuned.module, _fill(self.latents, count), condition, times, None, noise)
             loss, _ = objective(flow)
         loss.backward()
@@ -118,9 +118,9 @@ class _Trainer:
     def finding(self) -> Finding:
         count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
         if self.missing:
-            named = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
+            examples = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
             message = (
-                f"{len(self.missing)} of {len(self.tuned.parameters)} trained parameters get no gradient ({named})"
+                f"{len(self.missing)} of {len(self.tuned.parameters)} trained parameters get no gradient ({examples})"
             )
             fix = "leave them out of the adapter's recipe, or find where the gradient stops (no_grad, detach)."
             return Finding(GRADIENTS, "wrong", f"{message}: {fix}")
@@ -131,34 +131,36 @@ class _Trainer:
 # ---- a round --------------------------------------------------------------------------------------------------------
 
 
-def estimate(subject: Subject, found: Sequence[Cost]) -> str:
+def estimate(subject: Subject, costs: Sequence[Cost]) -> str:
     """Estimate the duration of a round on this machine from single calls, as a sentence."""
     settings = subject.run.settings
-    each = {cost.operation: cost.seconds / cost.count for cost in found}
+    seconds_each = {cost.operation: cost.seconds / cost.count for cost in costs}
     images = len(subject.run.planned(1))
-    received = answering.interviews(subject)
-    questions = math.ceil(sum(len(h.votes[0]) for h in received) / len({h.candidate.id for h in received}))
+    interviews = answering.interviews(subject)
+    questions = math.ceil(sum(len(h.votes[0]) for h in interviews) / len({h.candidate.id for h in interviews}))
     train = settings.train
-    together = train.accumulation * fitting(subject, subject.encode(subject.images[:1])[0])
-    trained = train.steps * together if train.steps else train.epochs * images
+    batch = train.accumulation * fitting(subject, subject.encode(subject.images[:1])[0])
+    trained = train.steps * batch if train.steps else train.epochs * images
     parts = {
-        "generate": images * each["generate"],
-        "judge": images * questions * settings.judge.votes * each["answer"],
-        "train": images * each["encode"] + trained * each[TRAINING],
+        "generate": images * seconds_each["generate"],
+        "judge": images * questions * settings.judge.votes * seconds_each["answer"],
+        "train": images * seconds_each["encode"] + trained * seconds_each[TRAINING],
     }
     if settings.benchmark is not None:
-        parts["evaluate"] = len(subject.run.planned_evaluation()) * each["generate"]
+        parts["evaluate"] = len(subject.run.planned_evaluation()) * seconds_each["generate"]
     message = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
     return (
         f"A round of these settings ({images} images, {questions} question{'s' * (questions != 1)} each, {trained} "
-        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {message}. {_left_out(received)}"
+        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {message}. {_left_out(interviews)}"
     )
 
 
-def _left_out(received: Sequence[Interview]) -> str:
-    """What is not counted. The number of follow-up questions depends on the answers, here those on two images."""
-    counted = dict.fromkeys(h.name for h in received if any(entry.turn for entry in h.votes[0]))
-    turning = dict.fromkeys(h.name for h in received if hasattr(h.judge, "further") and h.name not in counted)
-    *parts, last = ["Finding regions", "asking again", *(f"further turns of {name}" for name in turning)]
+def _left_out(interviews: Sequence[Interview]) -> str:
+    """Name what the estimate leaves out. The number of further questions depends on the answers about two images."""
+    with_turns = dict.fromkeys(h.name for h in interviews if any(entry.turn for entry in h.votes[0]))
+    without_turns = dict.fromkeys(
+        h.name for h in interviews if hasattr(h.judge, "further") and h.name not in with_turns
+    )
+    *parts, last = ["Finding regions", "asking again", *(f"further turns of {name}" for name in without_turns)]
     message = f"{', '.join(parts)} and {last} are not counted."
-    return f"{message} Further turns are: as on two images ({', '.join(counted)})." if counted else message
+    return f"{message} Further turns are: as on two images ({', '.join(with_turns)})." if with_turns else message

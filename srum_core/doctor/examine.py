@@ -1,4 +1,4 @@
-"""All checks, one after another; a check that raises is a finding, and the others continue."""
+"""Run all checks, one after another; a check that raises is a finding, and the others continue."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ class Examination:
 
 
 def examine(
-    run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Callable[[Finding], None]
+    run: Run, model: UnifiedModel, folder: Path, images: Path | None, tell: Callable[[Finding], None]
 ) -> Examination:
-    """Every check of a model. `folder` holds the images it generates, `given` those to use instead; `tell` gets each
-    finding at once. Raises what making the images does."""
-    take = subject.with_own_images if given is None else subject.with_given_images
-    examined = take(run, model, folder if given is None else given)
+    """Run every check of a model.
+
+    folder      where to write the images that the model generates
+    images      folder of images to use instead
+    tell        is called with each finding at once
+
+    Raises what reading or generating the images raises."""
+    take = subject.with_own_images if images is None else subject.with_given_images
+    examined = take(run, model, folder if images is None else images)
     findings: list[Finding] = []
     costs: list[Cost] = []
 
     def measure(subject: Subject) -> list[Finding]:
-        taken, findings = cost.measure(subject)
-        costs.extend(taken)
+        taken_costs, findings = cost.measure(subject)
+        costs.extend(taken_costs)
         return findings
 
     checks: dict[str, Callable[[Subject], list[Finding]]] = {
@@ -47,14 +52,14 @@ def examine(
     }
     for name, check in checks.items():
         try:
-            found = check(examined)
+            results = check(examined)
         except SrumError as error:
-            found = [Finding(name, "wrong", str(error))]
+            results = [Finding(name, "wrong", str(error))]
         except Exception as error:  # of the adapter
             traceback.print_exc()
             message = f"The check broke down with {type(error).__name__}: {error} (the traceback is above)."
-            found = [Finding(name, "wrong", message)]
-        findings += found
-        for finding in found:
+            results = [Finding(name, "wrong", message)]
+        findings += results
+        for finding in results:
             tell(finding)
     return Examination(findings, costs, cost.estimate(examined, costs) if costs else "")

@@ -25,20 +25,20 @@ class Finding:
 
 @frozen
 class Cost:
-    """What one call took."""
+    """Time and memory of one call."""
 
     operation: str
     count: int
     """Images (or questions) in the call."""
     seconds: float
     memory: float
-    """Additional MiB of this process's memory that the call took."""
+    """MiB by which the call raised this process's memory."""
     device_memory: float | None = None
-    """MiB on the accelerator at its height, weights included; None on a CPU."""
+    """Peak MiB on the accelerator, weights included; None on a CPU."""
 
 
 def verdicts(findings: Sequence[Finding]) -> Grid:
-    """One line a check: the worst verdict that it gave."""
+    """Return a table with the worst verdict of each check."""
     order = ("fine", "undecided", "wrong")
     worst: dict[str, Verdict] = {}
     for finding in findings:
@@ -46,10 +46,10 @@ def verdicts(findings: Sequence[Finding]) -> Grid:
     return Grid(["check", "verdict"], list(worst.items()), words=frozenset({1}))
 
 
-def costs(found: Sequence[Cost]) -> Grid:
-    on_device = ["accelerator"] if any(cost.device_memory is not None for cost in found) else []
+def costs(calls: Sequence[Cost]) -> Grid:
+    on_device = ["accelerator"] if any(cost.device_memory is not None for cost in calls) else []
     rows = []
-    for cost in found:
+    for cost in calls:
         times = [f"{each:.3g}" if each < 60 else clock(each) for each in (cost.seconds, cost.seconds / cost.count)]
         more = [f"{cost.device_memory or 0:.0f} MiB"] * len(on_device)
         rows.append([cost.operation, str(cost.count), *times, f"+{cost.memory:.0f} MiB", *more])

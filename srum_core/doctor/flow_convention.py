@@ -1,8 +1,8 @@
-"""Sign, time and scale: which convention explains the denoiser's output?
+"""Check sign, time and scale: find the convention that explains the denoiser's output.
 
 An image is noised to a few times, and the model's velocity compared with noise - clean. The share explained,
-1 - |velocity - target|^2 / |target|^2, is near 1 for trained weights under the right convention. The same is asked of
-every other convention that adapters get wrong; the one that explains most shows what to fix.
+1 - |velocity - target|^2 / |target|^2, is near 1 for trained weights under the right convention. Every
+other convention that adapters get wrong is tried too; the one that explains most shows what to fix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMES = (0.2, 0.4, 0.6, 0.8)
 EXPLAINED = 0.4
 """Share from which on a convention counts as explaining something; a straight line explains up to about 0.25."""
 CLEARLY = 0.6
-"""Another convention must leave less than this share of what ours leaves unexplained."""
+"""Another convention is better if it leaves less than this share of what ours leaves unexplained."""
 
 OUTPUTS: Mapping[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "noise - clean": (lambda clean, noise: noise - clean, ""),
@@ -55,7 +55,7 @@ CLOCKS: Mapping[str, tuple[Callable[[float], float], str]] = {
         "The model counts time up to 1000, and 1000 is a clean image: pass 1000 * (1 - t) in the adapter.",
     ),
 }
-"""By the time that the denoiser gets in place of t: that time, and the fix."""
+"""By the time that the model expects in place of t: a function to that time, and the fix."""
 
 
 @frozen
@@ -81,7 +81,7 @@ class Fit:
 
 
 def check(subject: Subject) -> list[Finding]:
-    """Sets `subject.trained`."""
+    """Check sign, time and scale; set `subject.trained`."""
     latents = subject.encode(subject.images)
     if not all(bool(latent.isfinite().all()) for latent in latents):
         text = "Some latents are no finite numbers: does encode get pixels in the range that it expects?"
@@ -95,37 +95,38 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def explain(subject: Subject, latents: Sequence[Tensor]) -> dict[Convention, Fit]:
-    """Every output under every clock; and, for the scale, every output with standardised latents."""
-    found: dict[Convention, Fit] = {}
+    """Fit every output with every clock; for the scale, also every output with standardised latents."""
+    fits: dict[Convention, Fit] = {}
     everything = torch.cat([latent.flatten() for latent in latents])
     mean, deviation = everything.mean(), everything.std().clamp(min=1e-6)
     standard = [(latent - mean) / deviation for latent in latents]
     for grids, clock, standardised in [*((latents, clock, False) for clock in CLOCKS), (standard, "t", True)]:
-        tried = list(_try(subject, grids, clock))
+        trials = list(_try(subject, grids, clock))
         for output in OUTPUTS:
-            found[Convention(output, clock, standardised)] = _fit([(said, fits[output]) for said, fits in tried])
-    return found
+            pairs = [(velocity, targets[output]) for velocity, targets in trials]
+            fits[Convention(output, clock, standardised)] = _fit(pairs)
+    return fits
 
 
 def _try(subject: Subject, clean: Sequence[Tensor], clock: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """At each time: the denoiser's output and what each kind of output would be, flat over all images."""
+    """Yield, for each time, the denoiser's output and the target of each kind of output, flat over all images."""
     tell = CLOCKS[clock][0]
     for number, time in enumerate(TIMES):
         rng = torch.Generator().manual_seed(number)
         noise = [torch.randn(x.shape, generator=rng) for x in clean]
         noisy = [(1 - time) * x + time * eps for x, eps in zip(clean, noise, strict=True)]
-        said = subject.velocity(noisy, torch.full((len(noisy),), tell(time)), subject.texts)
+        velocity = subject.velocity(noisy, torch.full((len(noisy),), tell(time)), subject.texts)
         x, eps = (torch.cat([each.flatten() for each in grids]) for grids in (clean, noise))
-        yield torch.cat([v.flatten() for v in said]), {name: make(x, eps) for name, (make, _) in OUTPUTS.items()}
+        yield torch.cat([v.flatten() for v in velocity]), {name: make(x, eps) for name, (make, _) in OUTPUTS.items()}
 
 
 def _fit(pairs: Sequence[tuple[Tensor, Tensor]]) -> Fit:
     shares, alignments, lengths = [], [], []
-    for said, target in pairs:
+    for velocity, target in pairs:
         size = target.norm().clamp(min=1e-12)
-        shares.append(1 - float((said - target).norm() / size) ** 2)
-        alignments.append(float(said @ target / (said.norm().clamp(min=1e-12) * size)))
-        lengths.append(float(said.norm() / size))
+        shares.append(1 - float((velocity - target).norm() / size) ** 2)
+        alignments.append(float(velocity @ target / (velocity.norm().clamp(min=1e-12) * size)))
+        lengths.append(float(velocity.norm() / size))
     return Fit(*(sum(values) / len(values) for values in (shares, alignments, lengths)))
 
 
@@ -135,17 +136,17 @@ def _sign(fits: Mapping[Convention, Fit]) -> Finding:
     if most < EXPLAINED:
         return _nothing(fits[OURS], most)
     mends = " ".join(each for each in (OUTPUTS[best.output][1], CLOCKS[best.clock][1]) if each)
-    seen = (
+    observation = (
         f"as it is, {_percent(ours)} of noise - clean is explained; with {best.output} at {best.clock} as what the "
         f"model means, {most:.0%}"
     )
     if mends and 1 - most < CLEARLY * (1 - ours):
-        return Finding(SIGN, "wrong", f"{mends} ({seen[0].upper()}{seen[1:]}.)")
+        return Finding(SIGN, "wrong", f"{mends} ({observation[0].upper()}{observation[1:]}.)")
     if ours >= EXPLAINED:
         return Finding(SIGN, "fine", f"The velocity explains {ours:.0%} of noise - clean.")
     if not mends:
         return Finding(SIGN, "fine", f"The velocity explains {most:.0%} of noise - clean, once the scale is fixed.")
-    return Finding(SIGN, "undecided", f"Sign and time cannot be determined: {seen}.")
+    return Finding(SIGN, "undecided", f"Sign and time cannot be determined: {observation}.")
 
 
 def _nothing(ours: Fit, most: float) -> Finding:
@@ -165,20 +166,20 @@ def _scale(latents: Sequence[Tensor], fits: Mapping[Convention, Fit], trained: b
     deviation = float(cells.std())
     channels = cells.std(dim=0)
     low, high = float(channels.min()), float(channels.max())
-    seen = (
+    observation = (
         f"Latents have a mean of {float(cells.mean()):.2g} and a standard deviation of {deviation:.2g} "
         f"({low:.2g} to {high:.2g} by channel)"
     )
-    given = max(fit.share for convention, fit in fits.items() if not convention.standardised)
+    raw = max(fit.share for convention, fit in fits.items() if not convention.standardised)
     standard = max(fit.share for convention, fit in fits.items() if convention.standardised)
-    if standard >= EXPLAINED and 1 - standard < CLEARLY * (1 - given):
+    if standard >= EXPLAINED and 1 - standard < CLEARLY * (1 - raw):
         fix = "is the autoencoder's scale (and shift) applied in encode?"
-        proof = f"(Brought to 0 and 1, the model explains {standard:.0%} of the target, not {_percent(given)}.)"
-        return Finding(SCALE, "wrong", f"{seen}: {fix} {proof}")
+        proof = f"(Brought to 0 and 1, the model explains {standard:.0%} of the target, not {_percent(raw)}.)"
+        return Finding(SCALE, "wrong", f"{observation}: {fix} {proof}")
     if not trained and not 0.5 < deviation < 2:
         message = "is the autoencoder's scale applied? Weights that explain nothing cannot show it."
-        return Finding(SCALE, "undecided", f"{seen}: {message}")
-    return Finding(SCALE, "fine", f"{seen}.")
+        return Finding(SCALE, "undecided", f"{observation}: {message}")
+    return Finding(SCALE, "fine", f"{observation}.")
 
 
 def _percent(share: float) -> str:

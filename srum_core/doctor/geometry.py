@@ -1,4 +1,4 @@
-"""Latents as a grid: rows go down, columns go right, and a corner of the image is a corner of the grid."""
+"""Check the grid of latents: rows go down, columns go right, a corner of the image is that corner of the grid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHERE = {
     ("top right", "bottom right"): "The grid is turned clockwise by a quarter.",
     ("bottom left", "top left"): "The grid is turned anticlockwise by a quarter.",
 }
-"""By the quarters of the grid in which the image's top left and top right corners are found."""
+"""The fix, by the quarters of the grid that hold the image's top left and top right corners."""
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -31,7 +31,7 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def _shape(subject: Subject) -> Finding:
-    """Landscape and portrait parts of an image."""
+    """Encode a landscape and a portrait part of an image."""
     image = subject.images[0]
     side = min(image.size)
     half = max(1, side // 2)
@@ -43,14 +43,14 @@ def _shape(subject: Subject) -> Finding:
             f"Only images of the generated shape can be encoded, so rows and columns cannot be distinguished: {error}"
         )
         return Finding(SHAPE, "undecided", text)
-    seen = f"A {_size(parts[0])} image becomes {_grid(landscape)}, a {_size(parts[1])} one {_grid(portrait)}"
+    observation = f"A {_size(parts[0])} image becomes {_grid(landscape)}, a {_size(parts[1])} one {_grid(portrait)}"
     if landscape[0] < landscape[1] and portrait[0] > portrait[1]:
-        return Finding(SHAPE, "fine", f"{seen}.")
+        return Finding(SHAPE, "fine", f"{observation}.")
     if landscape[0] > landscape[1] and portrait[0] < portrait[1]:
         fix = "rows must follow the height, columns the width: encode gives (columns, rows, channels)."
-        return Finding(SHAPE, "wrong", f"{seen}: {fix}")
+        return Finding(SHAPE, "wrong", f"{observation}: {fix}")
     message = "the adapter resizes images to its own shapes, so that rows and columns cannot be distinguished."
-    return Finding(SHAPE, "undecided", f"{seen}: {message}")
+    return Finding(SHAPE, "undecided", f"{observation}: {message}")
 
 
 def _place(subject: Subject) -> Finding:
@@ -59,27 +59,27 @@ def _place(subject: Subject) -> Finding:
     plain = subject.encode([image])[0]
     if min(plain.shape[:2]) < 2:
         return Finding(PLACE, "undecided", f"A grid of {_grid(tuple(plain.shape[:2]))} has no corners to compare.")
-    found, shares = [], []
+    places, shares = [], []
     for corner in CORNERS[:2]:
         changed = subject.encode([with_inverted_corner(image, corner, part=4)])[0]
         quarters = by_corner((changed - plain).square().sum(dim=-1))
         if not any(quarters.values()):
             return Finding(PLACE, "wrong", f"Changing the {corner} corner of an image changes nothing in its latent.")
-        found.append(max(quarters, key=lambda each: quarters[each]))
-        shares.append(quarters[found[-1]] / sum(quarters.values()))
-    seen = f"{shares[0]:.0%} and {shares[1]:.0%} of what the top corners change lies in one quarter of the grid each"
-    where = (found[0], found[1])
+        places.append(max(quarters, key=lambda each: quarters[each]))
+        shares.append(quarters[places[-1]] / sum(quarters.values()))
+    text = f"{shares[0]:.0%} and {shares[1]:.0%} of what the top corners change lies in one quarter of the grid each"
+    where = (places[0], places[1])
     if min(shares) < LOCAL or where not in WHERE:
         message = "the latent is not local, or its cells are in disorder. A reward for a region will reach beyond it."
-        return Finding(PLACE, "undecided", f"Only {seen}: {message}")
+        return Finding(PLACE, "undecided", f"Only {text}: {message}")
     if WHERE[where]:
-        proof = f"(The top left corner is found {found[0]}, the top right one {found[1]}.)"
+        proof = f"(The top left corner is found {places[0]}, the top right one {places[1]}.)"
         return Finding(PLACE, "wrong", f"{WHERE[where]} {proof}")
-    return Finding(PLACE, "fine", f"{seen[0].upper()}{seen[1:]}, where they should be.")
+    return Finding(PLACE, "fine", f"{text[0].upper()}{text[1:]}, where they should be.")
 
 
 def _repeat(subject: Subject) -> Finding:
-    """The same image again, and in a batch with another."""
+    """Encode the same image again, and in a batch with another."""
     first, other = subject.images[:2] if len(subject.images) > 1 else subject.images * 2
     one = subject.encode([first])[0]
     for words, latent, fix in (

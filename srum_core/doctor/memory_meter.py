@@ -1,4 +1,4 @@
-"""Counts the memory of tensors as they come and go, on torch's meta device, where they have shapes and no values."""
+"""Count the memory of tensors on torch's meta device, where they have shapes and no values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 _SIXTEEN = {F.linear, F.conv2d, torch.matmul, torch.bmm, torch.addmm, Tensor.matmul, Tensor.__matmul__}
 _THIRTY_TWO = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, F.mse_loss}
-"""What autocast computes in bfloat16 and in float32, of what models here do."""
+"""Functions that autocast computes in bfloat16 and in float32, as far as the models here use them."""
 
 
 @define
@@ -28,14 +28,14 @@ class Metered:
 
     now: int = 0
     peak: int = 0
-    _known: weakref.WeakSet[Any] = field(factory=weakref.WeakSet, init=False)
+    _counted: weakref.WeakSet[Any] = field(factory=weakref.WeakSet, init=False)
     _like: _Like | None = None
 
     def backward(self, loss: Tensor) -> None:
-        """`loss.backward()`. torch's own function switches function modes off meanwhile, and blocks that compute their
-        activations again would do so without attention and autocast as planned for."""
+        """Do `loss.backward()` with function modes on. torch's own function switches them off, and blocks that compute
+        their activations again would then do so without the planned attention and autocast."""
         if self._like is not None:
-            self._like.cast = None  # autocast ends with the forward pass; what it cast is kept only where it is needed
+            self._like.cast = None  # autocast ends with the forward pass; casts live on only in the graph
         try:
             graph._engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True)
         finally:
@@ -43,20 +43,20 @@ class Metered:
                 self._like.cast = {}
 
     def know(self, tensor: Tensor) -> None:
-        """It was there before, or comes from elsewhere: not counted."""
-        self._known.add(tensor.untyped_storage())
+        """Do not count a tensor: it existed before the meter started."""
+        self._counted.add(tensor.untyped_storage())
 
     def add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._known:
+        if storage in self._counted:
             return
-        self._known.add(storage)
+        self._counted.add(storage)
         size = storage.nbytes()
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, size).atexit = False
+        weakref.finalize(storage, self._release, size).atexit = False
 
-    def _gone(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self.now -= size
 
 
@@ -70,18 +70,18 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             return True if args[0].dtype == torch.bool else 1
-        for each in tree_leaves((args, kwargs)):
-            if isinstance(each, Tensor):
-                self.metered.know(each)  # weights and inputs, before a view of them is seen
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self.metered.know(tensor)  # weights and inputs, before a view of them is seen
         out = func(*args, **(kwargs or {}))
-        for each in tree_leaves(out):
-            if isinstance(each, Tensor) and each.is_meta:
-                self.metered.add(each)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                self.metered.add(tensor)
         return out
 
 
 class _Fused(torch.autograd.Function):
-    """Attention as flash kernels do it: kept are queries, keys, values, the output and one number per query."""
+    """Attention as in flash kernels: saved are queries, keys, values, the output and one number per query."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _Fused(torch.autograd.Function):
 
 
 class _Like(TorchFunctionMode):
-    """Meta tensors have no kernels and no autocast of their own: fused attention and autocast are stood in for."""
+    """Imitate fused attention and autocast, which meta tensors do not have."""
 
     def __init__(self, autocast: bool) -> None:
         super().__init__()
@@ -118,11 +118,11 @@ class _Like(TorchFunctionMode):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
         if self.autocast:
             q, k, v = (self._sixteen(each) for each in (q, k, v))
-        found: Tensor = _Fused.apply(q, k, v)
-        return found
+        out: Tensor = _Fused.apply(q, k, v)
+        return out
 
     def _sixteen(self, value: Any) -> Any:
-        """Casts of weights in training are kept until the forward pass is over, as autocast does."""
+        """Cast to bfloat16; keep casts of trained weights until the forward pass ends, as autocast does."""
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
         if self.cast is None or not (value.is_leaf and value.requires_grad):
@@ -134,9 +134,10 @@ class _Like(TorchFunctionMode):
 
 @contextmanager
 def metered(autocast: bool = False) -> Iterator[Metered]:
-    """Count the allocations on the meta device meanwhile, as if attention were fused there. `autocast`: products in
-    bfloat16."""
+    """Count the allocations on the meta device inside the context, as if attention were fused.
+
+    autocast    compute products in bfloat16"""
     like = _Like(autocast)
-    found = Metered(like=like)
-    with like, _Count(found):
-        yield found
+    meter = Metered(like=like)
+    with like, _Count(meter):
+        yield meter

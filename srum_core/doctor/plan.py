@@ -30,7 +30,7 @@ GIB = 2**30
 
 @frozen
 class Device:
-    """The devices: `count` of them, with `gib` GiB each."""
+    """`count` devices with `gib` GiB each."""
 
     kind: str
     """cuda or cpu."""
@@ -43,12 +43,12 @@ class Device:
         return max(0.0, self.gib - 1) * 0.95 * GIB if self.kind == "cuda" else self.gib * GIB
 
     def holding(self, size: int) -> int:
-        """GiB of a device of this kind on which so many bytes are usable, rounded up."""
+        """Return the GiB of a device of this kind with so many usable bytes, rounded up."""
         return math.ceil(size / GIB / 0.95 + 1 if self.kind == "cuda" else size / GIB)
 
 
 def memory_here(kind: str) -> float:
-    """GiB of the GPU of this machine, or of a large one if it has none; of the machine's own memory for a CPU."""
+    """Return the GiB of this machine's GPU (80 if it has none), or of its main memory for a CPU."""
     if kind == "cpu":
         return float(psutil.virtual_memory().total / GIB)
     return float(torch.cuda.get_device_properties(0).total_memory / GIB) if torch.cuda.is_available() else 80.0
@@ -56,17 +56,17 @@ def memory_here(kind: str) -> float:
 
 @frozen
 class Need:
-    """Bytes that a stage takes of each device."""
+    """Bytes that a stage needs on each device."""
 
     stage: str
     work: str
     """The work of one batch."""
     weights: int
     passing: int
-    """Activations and whatever else comes and goes: by how much the height of a step is above its gradients."""
+    """Activations and other transient tensors: the peak of a step without its gradients."""
     gradients: int = 0
     optimizer: int = 0
-    """Its state; an averaged copy of the weights and the round's first weights too, where they are kept."""
+    """The optimizer's state, and the averaged and the first weights if training keeps them."""
     largest: int = 0
     """Weights and gradients of the largest of the repeated layers, which sharding gathers one by one."""
     replicated: int = 0
@@ -77,85 +77,85 @@ class Need:
         return self.weights + self.passing + self.gradients + self.optimizer
 
     def sharded(self, count: int) -> Need:
-        """As on each of `count` devices with --launch fsdp2: two layers gathered at a time (an estimate)."""
+        """Estimate the need on each of `count` devices with --launch fsdp2: two layers are gathered at a time."""
         weights = self.replicated + (self.weights - self.replicated) // count + 2 * self.largest
         gradients, optimizer = self.gradients // count, self.optimizer // count
         return attrs.evolve(self, weights=weights, largest=0, gradients=gradients, optimizer=optimizer)
 
     def offloaded(self, count: int) -> Need:
-        """The same with --launch fsdp2-offload: shards are in host memory, two layers on the device."""
+        """Estimate the need with --launch fsdp2-offload: shards are in host memory, two layers on the device."""
         return attrs.evolve(self.sharded(count), weights=self.replicated + 2 * self.largest, gradients=0, optimizer=0)
 
 
 @frozen
 class Planner:
-    """Predicts for settings; `registry` knows their adapter."""
+    """Predicts the needs of each stage for settings."""
 
     registry: Registry
     device: Device
     run: Run
 
     def outline(self, settings: Settings) -> Outline:
-        """Of the run's adapter. Raises ConfigError for one that has none."""
-        made: Any = self.registry.load("adapter", settings.adapter.use)
-        if not hasattr(made, "outline"):
+        """Return the adapter's outline. Raises ConfigError if it has none."""
+        adapter: Any = self.registry.load("adapter", settings.adapter.use)
+        if not hasattr(adapter, "outline"):
             raise ConfigError(
                 f"The adapter {settings.adapter.use} has no `outline`, from which a plan could be made. Without --plan "
                 "srum doctor measures it with its weights; docs/writing-an-adapter.md explains how to add one."
             )
         base, _ = on_base(settings.adapter)
-        found: Outline = made.outline(self.registry.options("adapter", base), self.device.kind)
-        return found
+        outline: Outline = adapter.outline(self.registry.options("adapter", base), self.device.kind)
+        return outline
 
     def generate(self, settings: Settings) -> Need | None:
-        """None if another component generates."""
+        """Predict generation; None if another component generates."""
         model, batch = self.outline(settings), settings.generate.batch
         if model.generate is None or settings.generator is not None:
             return None
         peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
-        return Need("generate", f"{batch} images", self._held(model, "generate"), peak)
+        return Need("generate", f"{batch} images", self._weights(model, "generate"), peak)
 
     def judge(self, settings: Settings) -> Need | None:
-        """With every first question of the run's judges about each image. None if another model answers."""
+        """Predict judging, with the first questions of all judges about each image; None if another model answers."""
         model = self.outline(settings)
         # One image before each judge, with two regions; what is asked does not depend on what it shows.
         candidate = Candidate("image", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
-        opened = [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
-        asked = [entry.question for each in opened for entry in each.votes[0]]
-        if model.judge is None or settings.answerer is not None or not asked:
+        interviews = [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
+        questions = [entry.question for each in interviews for entry in each.votes[0]]
+        if model.judge is None or settings.answerer is not None or not questions:
             return None
-        count = settings.judge.batch * len(asked)
-        tokens = max(question.max_new_tokens for question in asked)
+        count = settings.judge.batch * len(questions)
+        tokens = max(question.max_new_tokens for question in questions)
         peak = self._peak(lambda _: model.judge(count, tokens))  # type: ignore[misc]
         work = f"{count} questions about {settings.judge.batch} images, {tokens} tokens"
-        return Need("judge", work, self._held(model, "judge"), peak)
+        return Need("judge", work, self._weights(model, "judge"), peak)
 
     def train(self, settings: Settings) -> Need:
-        """A step of the run's own loss, as full as `train.max_cells` allows."""
-        own, model = settings.train, self.outline(settings)
+        """Predict a step of the run's loss, with the largest batch that `train.max_cells` allows."""
+        train, model = settings.train, self.outline(settings)
         rows, columns, channels = model.grid
-        count = max(1, own.max_cells // (rows * columns))
+        count = max(1, train.max_cells // (rows * columns))
         with torch.device("meta"):
-            tuned = lora.tune(cast(UnifiedModel, model), own.method, settings.lora, own.checkpointing)
+            tuned = lora.tune(cast(UnifiedModel, model), train.method, settings.lora, train.checkpointing)
         objective = self.registry.create("loss", settings.loss)
         begins = lora.Start.of(tuned) if getattr(objective, "needs_start", False) else None
         latents = [torch.zeros(rows, columns, channels, device="meta") for _ in range(count)]
 
-        def step(found: Metered) -> None:
-            for _ in range(min(own.accumulation, 2)):  # from the second on gradients are there from the start
+        def step(meter: Metered) -> None:
+            for _ in range(min(train.accumulation, 2)):  # from the second on, gradients exist at its start
                 condition = model.condition(count)
                 flow = flow_step(
                     tuned.module, latents, condition, torch.zeros(count, device="meta"), None, latents, start=begins
                 )
-                found.backward(objective(flow)[0])
+                meter.backward(objective(flow)[0])
 
-        autocast = own.mixed_precision == "bf16" or (own.mixed_precision == "auto" and self.device.kind == "cuda")
+        autocast = train.mixed_precision == "bf16" or (train.mixed_precision == "auto" and self.device.kind == "cuda")
         peak = self._peak(step, autocast)
         numbers = sum(each.numel() for each in tuned.parameters.values())
         gradients = 4 * numbers
         blocks = [each for each in tuned.module.modules() if type(each).__name__ in model.recipe.blocks]
-        copies = bool(own.ema) + (begins is not None)
-        whole = [each for each in tuned.module.parameters() if small_memory.is_quantised(each)]
+        copies = bool(train.ema) + (begins is not None)
+        quantised = [each for each in tuned.module.parameters() if small_memory.is_quantised(each)]
         return Need(
             "train",
             f"{count} images of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
@@ -164,26 +164,26 @@ class Planner:
             - model.elsewhere.get("train", 0),
             passing=max(0, peak - gradients),
             gradients=gradients,
-            optimizer=self._state(own.optimizer, numbers) + 4 * numbers * copies,
+            optimizer=self._state(train.optimizer, numbers) + 4 * numbers * copies,
             largest=max(map(_gathered, blocks), default=0),
-            replicated=model.parts.get("train", 0) + small_memory.size(whole),
+            replicated=model.parts.get("train", 0) + small_memory.size(quantised),
         )
 
     @staticmethod
     def _state(optimizer: str, numbers: int) -> int:
-        """Two means per number: in float32, or in 8 bits with a float32 scale for every 256."""
+        """Return the bytes of AdamW's two means: in float32, or in 8 bits with a float32 scale for every 256."""
         return 8 * numbers if optimizer == "adamw" else round(2 * numbers * (1 + 4 / 256))
 
     def _peak(self, work: Callable[[Metered], object], autocast: bool = False) -> int:
-        with metered(autocast) as found:
-            work(found)
-        return found.peak
+        with metered(autocast) as meter:
+            work(meter)
+        return meter.peak
 
-    def _held(self, model: Outline, stage: str) -> int:
-        own = small_memory.size(model.denoiser.parameters())
-        return own + model.parts.get(stage, 0) - model.elsewhere.get(stage, 0)
+    def _weights(self, model: Outline, stage: str) -> int:
+        size = small_memory.size(model.denoiser.parameters())
+        return size + model.parts.get(stage, 0) - model.elsewhere.get(stage, 0)
 
 
 def _gathered(block: torch.nn.Module) -> int:
-    own = [each for each in block.parameters() if not small_memory.is_quantised(each)]
-    return small_memory.size(own) + small_memory.size(each for each in own if each.requires_grad)
+    parameters = [each for each in block.parameters() if not small_memory.is_quantised(each)]
+    return small_memory.size(parameters) + small_memory.size(each for each in parameters if each.requires_grad)

@@ -25,7 +25,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @define
 class Subject:
-    """`trained` is found out on the way: None until then, and where the weights explain nothing."""
+    """The adapter, its images, and what the checks learn about both."""
 
     run: Run
     model: UnifiedModel
@@ -34,8 +34,9 @@ class Subject:
     texts: list[str | None]
     """The prompt of each; None = not known."""
     trained: bool | None = None
+    """Whether the weights explain their target; None until that is checked."""
     received: list[Interview] = field(factory=list)
-    """Two of the images before each of the run's judges, once all that they ask is answered."""
+    """Interviews of the run's judges about two images, once they are answered."""
 
     @property
     def images(self) -> list[Image.Image]:
@@ -46,26 +47,25 @@ class Subject:
         return next(self.model.denoiser.parameters()).device
 
     def velocity(self, noisy: Sequence[Tensor], time: Tensor, texts: Sequence[str | None]) -> list[Tensor]:
-        """The denoiser's output, float32 on the CPU, without gradient and in training's precision.
+        """Return the denoiser's output, float32 on the CPU, without gradient and in training's precision.
 
         Raises PluginError for other shapes than those of the latents."""
         with torch.no_grad(), self.precision():
-            said = self.model.denoiser([x.to(self.device) for x in noisy], time.to(self.device), self.condition(texts))
-        asked, got = ([tuple(x.shape) for x in grids] for grids in (noisy, said))
-        refuse(asked != got, self.model, f"gives velocities of the shapes {got} for latents of {asked}.")
-        return [velocity.float().cpu() for velocity in said]
-
-    def condition(self, texts: Sequence[str | None]) -> object:
-        return self.model.condition(list(texts))
+            latents = [x.to(self.device) for x in noisy]
+            velocities = self.model.denoiser(latents, time.to(self.device), self.model.condition(list(texts)))
+        expected, shapes = ([tuple(x.shape) for x in grids] for grids in (noisy, velocities))
+        refuse(expected != shapes, self.model, f"gives velocities of the shapes {shapes} for latents of {expected}.")
+        return [velocity.float().cpu() for velocity in velocities]
 
     def precision(self) -> AbstractContextManager[object]:
-        """Autocast as training would have it."""
-        chosen = self.run.settings.train.mixed_precision
-        bf16 = chosen == "bf16" or (chosen == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        """Return autocast as in training."""
+        precision = self.run.settings.train.mixed_precision
+        auto = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = precision == "bf16" or (precision == "auto" and auto)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Latents, float32 on the CPU. Raises PluginError if there are more or fewer than images."""
+        """Return latents, float32 on the CPU. Raises PluginError if there are more or fewer than images."""
         latents = list(self.model.encode(list(images)))
         refuse(len(latents) != len(images), self.model, f"encoded {len(images)} images as {len(latents)}.")
         odd = next((x for x in latents if x.dim() != 3), None)
@@ -74,7 +74,7 @@ class Subject:
         return [latent.detach().float().cpu() for latent in latents]
 
     def draw(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """Images. Raises PluginError if there are more or fewer than prompts."""
+        """Generate images. Raises PluginError if there are more or fewer than prompts."""
         samples = list(self.model.generate(list(texts), list(seeds)))
         refuse(len(samples) != len(texts), self.model, f"generated {len(samples)} images for {len(texts)} prompts.")
         failed = next((sample.failure for sample in samples if sample.failure), "")
@@ -83,20 +83,21 @@ class Subject:
 
 
 def with_own_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
-    """Images that the model generates for the first of the run's prompts, stored in `folder`."""
+    """Generate images for the run's first prompts, and store them in `folder`."""
     prompts = run.prompts(1)
-    chosen = [prompts[index % len(prompts)].text for index in range(IMAGES)]
-    subject = Subject(run, model, [], list(chosen))
-    for index, image in enumerate(subject.draw(chosen, list(range(IMAGES)))):
+    texts = [prompts[index % len(prompts)].text for index in range(IMAGES)]
+    subject = Subject(run, model, [], list(texts))
+    for index, image in enumerate(subject.draw(texts, list(range(IMAGES)))):
         path = folder / f"{index}.png"
         image.convert("RGB").save(path)
-        subject.candidates.append(_candidate(path, image.size, chosen[index], index))
+        subject.candidates.append(_candidate(path, image.size, texts[index], index))
     return subject
 
 
 def with_given_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
-    """The first images of a folder. A name such as a-red-cup.png gives the content; a single word (IMG_1234) does
-    not. Raises ConfigError if there is none."""
+    """Take the first images of a folder. A name such as a-red-cup.png is the prompt; a single word (IMG_1234) is not.
+
+    Raises ConfigError if there is none."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:IMAGES]
     if not paths:
         raise ConfigError(f"--images {folder}: there is no image ({', '.join(_SUFFIXES)}) in this folder.")
@@ -107,7 +108,7 @@ def with_given_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
 
 
 def text_in_name(path: Path) -> str | None:
-    """The prompt that a file is named after, or None."""
+    """Return the prompt in a file's name, or None."""
     words = re.split(r"[-_\s]+", path.stem)
     return " ".join(words) if len(words) > 1 and all(word.isalpha() for word in words) else None
 

@@ -23,36 +23,37 @@ ASSUMED = (
 
 @frozen
 class Fix:
-    """Find settings with which a stage fits, and its memory then."""
+    """Settings with which a stage fits, and its memory then."""
 
     words: tuple[str, ...]
     need: Need
 
 
 def needs(planner: Planner, settings: Settings) -> list[Need]:
-    """Of the stages that the run's model takes part in."""
-    found = [planner.generate(settings), planner.judge(settings), planner.train(settings)]
-    return [need for need in found if need is not None]
+    """Predict the stages that use the run's model."""
+    stages = [planner.generate(settings), planner.judge(settings), planner.train(settings)]
+    return [need for need in stages if need is not None]
 
 
-def fix(planner: Planner, settings: Settings, need: Need, tried: list[Fix] | None = None) -> Fix | None:
-    """The first changes, one added to another, with which the stage fits, less those that it fits without; None if all
-    together are not enough. `tried` is given all that was evaluated until then, without words that spare nothing."""
-    made: list[Change] = []
+def fix(planner: Planner, settings: Settings, need: Need, attempts: list[Fix] | None = None) -> Fix | None:
+    """Add changes until the stage fits, then drop those that it fits without; None if all together are not enough.
+
+    attempts    collects what was evaluated, without changes that save nothing"""
+    changes: list[Change] = []
     for change in _changes(planner, settings, need):
-        made.append(change)
-        after = _after(planner, settings, need.stage, made)
-        if tried and after.total < tried[-1].need.total:
-            tried.append(Fix((*tried[-1].words, change[0]), after))
+        changes.append(change)
+        after = _after(planner, settings, need.stage, changes)
+        if attempts and after.total < attempts[-1].need.total:
+            attempts.append(Fix((*attempts[-1].words, change[0]), after))
         if after.total <= planner.device.usable:
             break
     else:
         return None
-    for change in reversed(made[:-1]):  # what changes least about a training stays longest
-        others = [each for each in made if each is not change]
-        if _after(planner, settings, need.stage, others).total <= planner.device.usable:
-            made = others
-    return Fix(tuple(word for word, _ in made), _after(planner, settings, need.stage, made))
+    for change in reversed(changes[:-1]):  # changes that matter least to training come first, and are dropped last
+        fewer = [each for each in changes if each is not change]
+        if _after(planner, settings, need.stage, fewer).total <= planner.device.usable:
+            changes = fewer
+    return Fix(tuple(word for word, _ in changes), _after(planner, settings, need.stage, changes))
 
 
 Change = tuple[str, Callable[[Settings], Settings]]
@@ -61,8 +62,8 @@ Change = tuple[str, Callable[[Settings], Settings]]
 def _after(planner: Planner, settings: Settings, stage: str, changes: Sequence[Change]) -> Need:
     for _, change in changes:
         settings = change(settings)
-    found: Need = getattr(planner, stage)(settings)
-    return found
+    need: Need = getattr(planner, stage)(settings)
+    return need
 
 
 def _changes(planner: Planner, settings: Settings, need: Need) -> Iterator[Change]:
@@ -73,27 +74,27 @@ def _changes(planner: Planner, settings: Settings, need: Need) -> Iterator[Chang
         if fewer < batch:
             yield _set(need.stage, "batch", fewer)
         return
-    own = settings.train
+    train = settings.train
     rows, columns, _ = planner.outline(settings).grid
-    if not own.checkpointing:
+    if not train.checkpointing:
         yield _set("train", "checkpointing", True)
-    if own.max_cells // (rows * columns) > 1:
+    if train.max_cells // (rows * columns) > 1:
         yield _set("train", "max_cells", rows * columns)
-    if own.ema:
+    if train.ema:
         yield _set("train", "ema", 0.0)
-    if own.method == "full":
-        if own.optimizer == "adamw":
+    if train.method == "full":
+        if train.optimizer == "adamw":
             yield _set("train", "optimizer", "adamw8bit")
         yield _set("train", "method", "lora")
 
 
 def _set(section: str, name: str, value: object) -> Change:
-    shown = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+    text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
 
     def change(settings: Settings) -> Settings:
         return attrs.evolve(settings, **{section: attrs.evolve(getattr(settings, section), **{name: value})})
 
-    return f"{section}.{name}={shown}", change
+    return f"{section}.{name}={text}", change
 
 
 @frozen
@@ -105,41 +106,41 @@ class Together:
 
 
 def together(planner: Planner, settings: Settings) -> Together | None:
-    """The first way of holding the weights with which all stages fit, and each stage's own changes; None if there is
-    none."""
-    for shared in _holding(planner, settings):
-        words = [word for word, _ in shared]
-        changed = settings
-        for _, change in shared:
-            changed = change(changed)
-        found: list[Need] = []
+    """Return the first way to hold the weights with which all stages fit, with each stage's own changes; None without
+    one."""
+    for weight_changes in _holding(planner, settings):
+        words = [word for word, _ in weight_changes]
+        new = settings
+        for _, change in weight_changes:
+            new = change(new)
+        fitting_needs: list[Need] = []
         try:
-            for need in needs(planner, changed):
-                own = Fix((), need) if need.total <= planner.device.usable else fix(planner, changed, need)
-                if own is None:
+            for need in needs(planner, new):
+                fix_of_stage = Fix((), need) if need.total <= planner.device.usable else fix(planner, new, need)
+                if fix_of_stage is None:
                     break
-                words += own.words
-                found.append(own.need)
+                words += fix_of_stage.words
+                fitting_needs.append(fix_of_stage.need)
             else:
-                return Together(tuple(dict.fromkeys(words)), tuple(found))
+                return Together(tuple(dict.fromkeys(words)), tuple(fitting_needs))
         except TrainingError:
-            continue  # what is to be trained would be quantised
+            continue  # trained weights would be quantised
     return None
 
 
 def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
-    """Ways of holding the weights, those that change least about a training first."""
+    """Yield ways to hold the weights, those that change training least first."""
     component = planner.registry.component("adapter", settings.adapter.use)
-    known = attrs.fields_dict(component.options) if component.options else {}
+    options = attrs.fields_dict(component.options) if component.options else {}
     yield []
     fewer = []
-    if find_spec("bitsandbytes") is not None and "quantize" in known:
+    if find_spec("bitsandbytes") is not None and "quantize" in options:
         fewer = [[_option("quantize", kind)] for kind in ("int8", "nf4")]
     if settings.train.method == "full":
         more = (_option("quantize_part", "understanding"), _set("train", "method", "lora"))
         fewer = [[*each, change] for change in more for each in fewer]
     yield from fewer
-    if "offload" in known:
+    if "offload" in options:
         yield [*(fewer[-1] if fewer else ()), _option("offload", "cpu")]
 
 
@@ -152,14 +153,16 @@ def _option(name: str, value: str) -> Change:
 
 
 def show(planner: Planner, settings: Settings, console: Console, command: Sequence[str] = ("srum-train",)) -> bool:
-    """Print the plan; where something does not fit, also the `command` with changes that make all of it fit. Returns
-    whether everything fits as it is."""
-    device, found = planner.device, needs(planner, settings)
+    """Print the plan; if a stage does not fit, also the `command` with changes that make all stages fit.
+
+    Return whether all stages fit without changes."""
+    device, stage_needs = planner.device, needs(planner, settings)
     name = f"{device.gib:g} GiB" if device.count == 1 else f"{device.count} devices of {device.gib:g} GiB"
-    console.print(table(found, device.usable))
+    console.print(table(stage_needs, device.usable))
     fits = True
-    console.print(f"At once: {'; '.join(f'{need.stage} {need.work}' for need in found)}.", markup=False, soft_wrap=True)
-    for need in found:
+    batches = "; ".join(f"{need.stage} {need.work}" for need in stage_needs)
+    console.print(f"At once: {batches}.", markup=False, soft_wrap=True)
+    for need in stage_needs:
         if need.total > device.usable:
             fits = False
             console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
@@ -178,17 +181,17 @@ def show(planner: Planner, settings: Settings, console: Console, command: Sequen
 
 
 def _advice(planner: Planner, settings: Settings, need: Need) -> str:
-    """Only changes that are enough according to the plan."""
-    device, tried = planner.device, [Fix((), need)]
-    own = fix(planner, settings, need, tried)
+    """Suggest changes that are enough according to the plan."""
+    device, attempts = planner.device, [Fix((), need)]
+    stage_fix = fix(planner, settings, need, attempts)
     message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
-    ways = [] if own is None else [f"{' '.join(own.words)} ({own.need.total / GIB:.1f})"]
-    if need.stage == "train" and (own is None or device.count > 1):
-        ways += _shared(device, tried)
+    ways = [] if stage_fix is None else [f"{' '.join(stage_fix.words)} ({stage_fix.need.total / GIB:.1f})"]
+    if need.stage == "train" and (stage_fix is None or device.count > 1):
+        ways += _shared(device, attempts)
     if need.stage == "judge":
         ways.append("an answerer elsewhere, such as answerer=remote")
-    if own is None:
-        least = min(tried, key=lambda each: each.need.total)
+    if stage_fix is None:
+        least = min(attempts, key=lambda each: each.need.total)
         message += " With all weights in full, no setting makes it fit on one such device"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
@@ -197,22 +200,21 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     return f"{message} It fits with {'; or '.join(ways)}."
 
 
-def _shared(device: Device, tried: Sequence[Fix]) -> list[str]:
-    """The fewest devices, and changes, with which training fits if they share its weights; none if that is not
-    enough."""
+def _shared(device: Device, attempts: Sequence[Fix]) -> list[str]:
+    """Return the fewest devices, and changes, with which sharded training fits; nothing if none is enough."""
     for launch, share in (("fsdp2", Need.sharded), ("fsdp2-offload", Need.offloaded)):
         for count in [device.count] if device.count > 1 else [2, 4, 8, 16, 32, 64]:
-            for found in tried:
-                if (each := share(found.need, count).total) <= device.usable:
-                    words = " and ".join([f"--launch {launch} over {count} devices", *found.words])
-                    return [f"{words} (about {each / GIB:.1f} each)"]
+            for attempt in attempts:
+                if (size := share(attempt.need, count).total) <= device.usable:
+                    words = " and ".join([f"--launch {launch} over {count} devices", *attempt.words])
+                    return [f"{words} (about {size / GIB:.1f} each)"]
     return []
 
 
-def table(found: Sequence[Need], usable: float) -> Grid:
-    """GiB by stage."""
+def table(stage_needs: Sequence[Need], usable: float) -> Grid:
+    """Tabulate the GiB of each stage."""
     rows = []
-    for need in found:
+    for need in stage_needs:
         sizes = (need.weights, need.gradients, need.optimizer, need.passing, need.total)
         rows.append([need.stage, *(f"{size / GIB:.2f}" for size in sizes), "yes" if need.total <= usable else "no"])
     return Grid(["stage", "weights", "gradients", "optimizer", "transient", "total, GiB", "fits"], rows)

@@ -1,9 +1,9 @@
-"""images -> answers: the judge is asked about every image, and its answers are stored unchanged.
+"""images -> answers: ask the judge about every image, and store its answers unchanged.
 
-An answer is stored under a hash of all that it depends on (the image's bytes, the request, the judge and its options).
-So a changed image or question is asked again, and a changed parser can read stored answers without a model.
-A benchmark's questions are asked like a judge's (`srum_core.stages.interview`): in turns, again where the benchmark
-reports an answer as unreadable, and parsed from records by the same code.
+An answer is stored under a hash of all that it depends on: the image's bytes, the request, the judge and its options.
+So a changed image or question is asked again, and a changed parser reads stored answers without a model.
+A benchmark asks like a judge (`srum_core.stages.interview`): in turns, with retries for unreadable answers, and stored
+answers are parsed by the same code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from srum_core.stages.chunks import chunks
 from srum_core.stages.interview import Interview, conduct, put, recall
 
 SELF = "self"
-"""The judge that is the evaluated model itself."""
+"""The name of the evaluated model as its own judge."""
 
 
 @define
@@ -48,8 +48,8 @@ class _AsJudge:
         return [Unreadable(index, why) for index, why in sorted(reasons.items())]
 
 
-def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
-    """An interview about one image; nothing is asked yet."""
+def open_interview(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
+    """Open an interview about one image, without asking anything."""
     further = getattr(benchmark, "further", None)
     judge = _AsJudge(benchmark, further and (lambda candidate, regions, answers: list(further(candidate, answers))))
     return Interview.open(name, judge, candidate, ())
@@ -89,7 +89,7 @@ class Answers:
     records: Records[StoredAnswer] = field(init=False)
     by: str = field(default="", init=False)
     _judge: str = field(default="", init=False)
-    _known: dict[str, Answer] = field(factory=dict, init=False)
+    _replies: dict[str, Answer] = field(factory=dict, init=False)
     _count: int = field(default=-1, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -102,18 +102,18 @@ class Answers:
         self.reload()
 
     def _settings(self) -> dict[str, Any]:
-        """The judge and its options. The number of retries may change from one call to the next."""
+        """Return the judge and its options; the number of retries may change between calls."""
         if self.judge.use != SELF:
             return {"judge": made_with(self.run.registry, "answerer", self.judge)}
         model = self.run.generation_settings()
         return {"judge": {"use": SELF, "adapter": model["adapter"], "start": model.get("start")}}
 
     def of_the_same(self, other: Answers) -> bool:
-        """Whether the judge has the same options; the model that a server currently serves is not compared here."""
+        """Return whether the judge has the same options; the model that a server serves is not compared."""
         return self._judge == other._judge
 
     def reload(self) -> None:
-        """Read the answers on disk, also of other processes. Raises RecordError where two models have answered."""
+        """Read the answers on disk, also of other processes. Raises RecordError if two models have answered."""
         if len(self.records) == self._count:
             return
         records = list(self.records)
@@ -124,12 +124,12 @@ class Answers:
                 f"{redo_option(self.records.folder)}, or keep them separate with --as NAME (srum eval)."
             )
         self.by = by[0] if by else self.by
-        self._known, self._count = {each.id: each.reply() for each in records}, len(records)
+        self._replies, self._count = {each.id: each.reply() for each in records}, len(records)
 
     @property
     def models(self) -> set[str]:
-        """The models that replies name."""
-        return {each.model for each in self._known.values()} - {""}
+        """Return the models that replies name."""
+        return {each.model for each in self._replies.values()} - {""}
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -138,21 +138,22 @@ class Answers:
             name: getattr(question, name)
             for name in ("text", "crop", "max_new_tokens", "think", "temperature", "seed", "history")
         }
-        whole = {"image": image.sha256, "request": request, "judge": self._judge, "by": self.by}
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        parts = {"image": image.sha256, "request": request, "judge": self._judge, "by": self.by}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
     def open(self, image: Candidate) -> Interview:
         use = self.run.settings.benchmark
-        return opened(use.use if use else "", self.benchmark, image)
+        return open_interview(use.use if use else "", self.benchmark, image)
 
     def recall(self, image: Candidate) -> tuple[Interview, list[Question]]:
-        """The interview about an image with the stored answers, and the questions without one."""
+        """Return the interview about an image with its stored answers, and the questions without an answer."""
         interview, s = self.open(image), self.run.settings.evaluate
-        known, seed = (lambda each: self._known.get(self.key(image, each))), partial(self.run.derive_seed, "evaluate")
-        return interview, recall(interview, known, s.retries, s.temperature, seed)
+        seed = partial(self.run.derive_seed, "evaluate")
+        stored = lambda question: self._replies.get(self.key(image, question))  # noqa: E731
+        return interview, recall(interview, stored, s.retries, s.temperature, seed)
 
     def ids(self) -> set[str]:
-        """The images whose questions all have an answer."""
+        """Return the images whose questions all have an answer."""
         self.reload()
         return {each.id for each in self.run.images() if each.failure or not self.recall(each)[1]}
 
@@ -162,15 +163,15 @@ class Answers:
     # ---- asking -----------------------------------------------------------------------------------------------------
 
     def ask_about(self, images: Sequence[Candidate], answerer: Answerer) -> None:
-        """Ask the benchmark's questions about some images in one batch; each answer is on disk as soon as it arrives.
+        """Ask the benchmark's questions about images in one batch, and store each answer at once.
 
-        A batch with a missing answer is asked again as a whole: the answers may depend on the batch."""
+        If one answer is missing, ask the whole batch again: answers may depend on the batch."""
         by_path = {each.image: each for each in images}
 
         def ask(questions: Sequence[Question]) -> list[str]:
             about = [by_path[each.image] for each in questions]
             keys = list(map(self.key, about, questions))
-            if any(key not in self._known for key in keys):
+            if any(key not in self._replies for key in keys):
                 replies = map(Answer.of, put(answerer, questions))
                 records = [
                     StoredAnswer(key, image.id, image.sha256, question, str(reply), self.by, reply.model, reply.refused)
@@ -178,8 +179,8 @@ class Answers:
                 ]
                 self.records.extend(records)
                 for each in records:
-                    self._known.setdefault(each.id, each.reply())
-            return [self._known[key] for key in keys]
+                    self._replies.setdefault(each.id, each.reply())
+            return [self._replies[key] for key in keys]
 
         s, seed = self.run.settings.evaluate, partial(self.run.derive_seed, "evaluate")
         conduct([self.open(each) for each in images], ask, s.retries, s.temperature, seed)
@@ -187,7 +188,7 @@ class Answers:
     def introduce(self, answerer: Answerer) -> None:
         """Record which model answers. Raises RecordError if another model answered before."""
         by = identity(answerer)
-        if self._known and by != self.by:
+        if self._replies and by != self.by:
             raise RecordError(
                 f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Use the same model, '
                 f"start again with {redo_option(self.records.folder)}, or (srum eval) store the new answers in a "
@@ -197,7 +198,7 @@ class Answers:
 
 
 def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: int = 0) -> None:
-    """Ask all questions that have no answer yet, `batch` images at once."""
+    """Ask all questions without an answer, `batch` images at once."""
     answers, images = Answers(run, name, use), {each.id: each for each in run.generated(partial)}
     ids = [item.id for item in run.plan_images()]
     if run.source is None:
@@ -214,14 +215,14 @@ def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: in
 
 
 def identity(answerer: Answerer) -> str:
-    """What a judge reports where its options leave open which model answers; "" otherwise."""
+    """Return the model that a judge reports if its options do not determine it; "" otherwise."""
     return str(answerer.identity()) if hasattr(answerer, "identity") else ""
 
 
 def who_answers(run: Evaluation, use: Use) -> Answerer:
-    """Return the judge's model. Raises PluginError if the evaluated model is to judge itself and cannot."""
+    """Load the judge's model. Raises PluginError if the evaluated model is the judge and cannot answer."""
     if use == run.settings.answerer:
-        return run.answerer(0)  # which may be loaded
+        return run.answerer(0)  # it may be loaded already
     if use.use != SELF:
         answerer: Answerer = run.registry.create("answerer", use)
         return answerer

@@ -23,7 +23,7 @@ from srum_core.runs.store import refuse_older
 
 @frozen
 class Line:
-    """One model: its values by column, and the numbers of the notes about it."""
+    """One model: its values by column, and the numbers of its notes."""
 
     name: str
     values: Mapping[str, Row]
@@ -36,7 +36,7 @@ class Comparison:
 
     title: str
     columns: tuple[tuple[str, tuple[int, ...]], ...]
-    """Each with the numbers of its notes."""
+    """Names, and the numbers of their notes."""
     published: tuple[Line, ...]
     ours: tuple[Line, ...]
     notes: tuple[str, ...]
@@ -47,18 +47,18 @@ class Comparison:
 
 
 def read_tables(folder: Path) -> list[BenchmarkTable]:
-    """The tables in a folder: of an evaluation (one a judge), or of a training run (the base, and after each round).
+    """Read the tables in a folder: of an evaluation (one per judge), or of a training run (base and rounds).
 
-    Raises RecordError where there is none."""
+    Raises RecordError if there is none."""
     if folder.is_file():
         return [tables.read(folder)]
-    if judged := sorted(folder.glob("tables/*/table.json")):
-        return [tables.read(path) for path in judged]
+    if paths := sorted(folder.glob("tables/*/table.json")):
+        return [tables.read(path) for path in paths]
     refuse_older(folder)
     rounds = sorted(folder.glob("round-*/evaluation/tables/*/table.json"), key=lambda path: int(path.parts[-5][6:]))
-    if trained := [*folder.glob("base/evaluation/tables/*/table.json"), *rounds]:
+    if paths := [*folder.glob("base/evaluation/tables/*/table.json"), *rounds]:
         name = folder.resolve().name  # the tables themselves name the rounds
-        return [evolve(table, model=f"{table.model}, {name}") for table in map(tables.read, trained)]
+        return [evolve(table, model=f"{table.model}, {name}") for table in map(tables.read, paths)]
     if (folder / "run.toml").is_file():
         raise RecordError(
             f"{folder} has no table yet. Write one with srum eval score {folder}, or finish the training. Evaluate "
@@ -68,7 +68,7 @@ def read_tables(folder: Path) -> list[BenchmarkTable]:
 
 
 def compare(all_tables: Iterable[BenchmarkTable], registry: Registry) -> list[Comparison]:
-    """One comparison for each benchmark and split, in order of appearance."""
+    """Return a comparison for each benchmark and split, in order of appearance."""
     groups: dict[tuple[str, str], list[BenchmarkTable]] = {}
     for table in all_tables:
         groups.setdefault((table.benchmark, table.split), []).append(table)
@@ -76,11 +76,11 @@ def compare(all_tables: Iterable[BenchmarkTable], registry: Registry) -> list[Co
 
 
 def published(name: str, registry: Registry) -> Published | None:
-    """The benchmark's published results; None where it has none, or is not installed."""
+    """Return the benchmark's published results; None if it has none or is not installed."""
     if name not in {each.component.name for each in registry.listing() if each.kind == "benchmark"}:
         return None
-    read = getattr(registry.load("benchmark", name), "published", None)
-    return read() if read is not None else None
+    function = getattr(registry.load("benchmark", name), "published", None)
+    return function() if function is not None else None
 
 
 def _comparison(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Published | None) -> Comparison:
@@ -93,17 +93,17 @@ def _comparison(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: P
     for model, numbers in theirs.rows.items() if theirs else ():
         values = {column: Row(column, number, 0) for column, number in zip(columns, numbers, strict=True)}
         lines.append(Line(model, values, _noted(notes, about.get(model))))
-    own = []
+    our_lines = []
     for table in ours:
         by_name = table.by_name()
         values = {column: by_name[row] for column, row in columns.items() if row in by_name}
-        own.append(Line(table.model, values, _noted(notes, *tables.remarks(table))))
+        our_lines.append(Line(table.model, values, _noted(notes, *tables.remarks(table))))
     title = f"{theirs.title}. Published: {theirs.source}" if theirs else f"{name}, {split}"
-    return Comparison(title, heads, tuple(lines), tuple(own), tuple(notes), theirs.digits if theirs else 4)
+    return Comparison(title, heads, tuple(lines), tuple(our_lines), tuple(notes), theirs.digits if theirs else 4)
 
 
 def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
-    """Numbers of notes, from 1; a new text is added."""
+    """Return the numbers of notes, from 1; add new ones."""
     present = [text for text in texts if text]
     notes.extend(text for text in dict.fromkeys(present) if text not in notes)
     return tuple(notes.index(text) + 1 for text in dict.fromkeys(present))
@@ -113,7 +113,7 @@ def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
 
 
 def grid(comparison: Comparison) -> Grid:
-    """A line for each model, ours below; numbers in brackets refer to the notes."""
+    """Return a table with a line for each model, ours last; numbers in brackets refer to the notes."""
 
     def mark(notes: tuple[int, ...]) -> str:
         return "".join(f" [{note}]" for note in notes)
@@ -133,7 +133,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def page(comparisons: Sequence[Comparison]) -> str:
-    """A self-contained HTML page."""
+    """Return a self-contained HTML page."""
     out = ["<!doctype html><html lang=en><meta charset=utf-8><title>srum: tables</title>"]
     out += ["<style>body{font:15px system-ui;margin:2em auto;max-width:80em}table{border-collapse:collapse}"]
     out += ["td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}td:first-child{text-align:left}"]
@@ -150,7 +150,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """CSV, one number a line: table, model, published or ours, column, value, low, high, images, notes."""
+    """Return CSV, one number per line: table, model, published or ours, column, value, low, high, images, notes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "model", "whose", "column", "value", "low", "high", "images", "notes"])

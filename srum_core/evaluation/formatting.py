@@ -18,7 +18,7 @@ from srum_core.records import Row
 
 
 def estimate(row: Row | Estimate) -> Estimate:
-    """A row's value with its 95 % interval; from the standard error where the benchmark gives no interval."""
+    """Return a row's value with its 95 % interval, from the standard error if the benchmark gives no interval."""
     if isinstance(row, Estimate):
         return row
     if row.low is not None and row.high is not None:
@@ -29,8 +29,11 @@ def estimate(row: Row | Estimate) -> Estimate:
 
 
 def number(value: Row | Estimate | None, percent: bool = False, signed: bool = False, digits: int | None = None) -> str:
-    """57.8 [51.8, 63.9]: in per cent with one decimal, or with three figures of the largest end, or with `digits`.
-    "" for nothing; a change is `signed`."""
+    """Format as 57.8 [51.8, 63.9]; None as "".
+
+    percent     in per cent, with one decimal
+    signed      with a sign, for changes
+    digits      decimals; None: three figures of the largest number"""
     if value is None:
         return ""
     mean = estimate(value)
@@ -44,12 +47,12 @@ def number(value: Row | Estimate | None, percent: bool = False, signed: bool = F
 
 
 def all_shares(values: Iterable[float]) -> bool:
-    """Whether no number exceeds 1, so that all can be shown in per cent."""
+    """Return whether no number exceeds 1, so that all can be shown in per cent."""
     return all(abs(value) <= 1 for value in values)
 
 
 def units(percent: bool, more: str = "") -> str:
-    """The units of a table's numbers, for its title."""
+    """Return the units of a table's numbers, for its title."""
     return f"{more}95 % intervals{', in %' if percent else ''}"
 
 
@@ -65,7 +68,7 @@ class Grid:
     title: str = ""
     caption: str = ""
     words: frozenset[int] = frozenset()
-    """Columns of words beside the first: left-aligned, and they may wrap."""
+    """Further columns of words, which are left-aligned and may wrap, as the first is."""
 
     def markdown(self) -> str:
         ruler = ["---" if not index or index in self.words else "---:" for index in range(len(self.head))]
@@ -91,7 +94,7 @@ class Grid:
             yield table
 
     def _parts(self, width: int) -> list[list[int]]:
-        """The columns of each table."""
+        """Return the columns of each table."""
         most, edges = (width // 3, width // 2), 3  # a border and a space at each side
         needs = [max(map(cell_len, column)) for column in zip(self.head, *self.rows, strict=True)]
         needs = [min(n, most[bool(i)]) if not i or i in self.words else n for i, n in enumerate(needs)]
@@ -111,7 +114,7 @@ def measures(
     changes: Mapping[str, Mapping[str, Estimate]] | None = None,
     caption: str = "",
 ) -> Grid:
-    """A line for each measure: its number of images, its value in every column, and its changes."""
+    """Return a table with a line for each measure: number of images, value in every column, changes."""
     changes = changes or {}
     percent = all_shares(row.value for rows in columns.values() for row in rows.values())
     lines = []
@@ -125,5 +128,5 @@ def measures(
 
 
 def markdown(parts: Iterable[str | Grid]) -> str:
-    """Paragraphs and tables, one after the other."""
+    """Return paragraphs and tables as Markdown, in order."""
     return "\n\n".join(part if isinstance(part, str) else part.markdown() for part in parts) + "\n"

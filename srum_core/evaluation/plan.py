@@ -37,8 +37,9 @@ def read_settings(
     trained: str | None = None,
     first: Mapping[str, Any] | None = None,
 ) -> config.Settings:
-    """The settings of a generator, or of the model that a run has trained (RUN or RUN:ROUND); `first` as in
-    `load_settings`. Raises ConfigError with all problems."""
+    """Read the settings of a generator, or of the model that a run has trained (RUN or RUN:ROUND).
+
+    `first` is as in `load_settings`. Raises ConfigError with all problems."""
     above = dict[str, Any]()
     if trained:
         run, rounds = started_from(trained, registry)
@@ -49,23 +50,23 @@ def read_settings(
 
 
 def new(settings: config.Settings, registry: plugins.Registry, out: Path | None) -> Evaluation:
-    """An evaluation that is not on disk yet, by default in its usual folder. Raises ConfigError without a benchmark."""
+    """Create an evaluation in `out` or the default folder, in memory. Raises ConfigError without a benchmark."""
     if settings.benchmark is None:
         raise ConfigError("No benchmark is named. Add --benchmark NAME (srum plugins lists them).")
-    usual = Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
-    return Evaluation(out or usual, settings, registry)
+    default = Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
+    return Evaluation(out or default, settings, registry)
 
 
 def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tuple[str, Use]:
-    """(folder, judge): the given one; else the setting `answerer`; else the one that has answered before."""
+    """Return (folder, judge): `judge`; else the setting `answerer`; else the only judge that has answered."""
     if judge is not None:
         use = Use(SELF) if judge == SELF else config.component("answerer", judge, run.registry, "--judge")
     elif run.settings.answerer is not None:
         use = run.settings.answerer
     else:
-        known = judges(run)
-        if name in known or (name is None and len(known) == 1):
-            return next((each, use) for each, use in known.items() if name in (each, None))
+        earlier = judges(run)
+        if name in earlier or (name is None and len(earlier) == 1):
+            return next((each, use) for each, use in earlier.items() if name in (each, None))
         raise ConfigError(_who(run))
     name = name or re.sub(r"[^\w.-]+", ".", use.use)
     _refuse_duplicate(run, name, use)
@@ -73,7 +74,7 @@ def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tupl
 
 
 def own_judge(run: Evaluation) -> tuple[str, Use | None]:
-    """(folder, judge) of an evaluation in a training run: the answerer, or else the model itself; None where the
+    """Return (folder, judge) of an evaluation in a training run: the answerer, or else the model itself; None if the
     benchmark has no questions."""
     if not asks(run):
         return NO_JUDGE, None
@@ -82,26 +83,26 @@ def own_judge(run: Evaluation) -> tuple[str, Use | None]:
 
 def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
     """Raise ConfigError for the same judge under a second name: its table would look like a second opinion."""
-    known = judges(run)
-    others = {other: Answers(run, other, theirs) for other, theirs in known.items() if other != name}
-    if name in known or not others:
+    earlier = judges(run)
+    others = {other: Answers(run, other, other_use) for other, other_use in earlier.items() if other != name}
+    if name in earlier or not others:
         return
-    mine = Answers(run, name, use)
-    if not any(each.of_the_same(mine) for each in others.values()):
+    new = Answers(run, name, use)
+    if not any(each.of_the_same(new) for each in others.values()):
         return
-    mine.by = identity(who_answers(run, use)) if use.use in _light(run) else ""  # a server's model may have changed
-    if same := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
+    new.by = identity(who_answers(run, use)) if use.use in _light(run) else ""  # a server's model may have changed
+    if same := next((other for other, each in others.items() if each.of_the_same(new) and each.by == new.by), ""):
         raise ConfigError(
-            f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.named(use)}: a second table "
-            f"would look like a second opinion. Resume with --as {same}. To see how its answers vary, judge a copy of "
-            "the folder."
+            f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.component_name(use)}: a second "
+            f"table would look like a second opinion. Resume with --as {same}. To see how its answers vary, judge a "
+            "copy of the folder."
         )
 
 
 def _who(run: Evaluation) -> str:
     asks = f"The benchmark {run.settings.benchmark.use if run.settings.benchmark else ''} asks about its images."
-    if meant := getattr(run.benchmark(), "judge", ""):
-        return f"{asks} Its judge is {meant}: --judge {meant} (srum plugins lists others)."
+    if judge := getattr(run.benchmark(), "judge", ""):
+        return f"{asks} Its judge is {judge}: --judge {judge} (srum plugins lists others)."
     return (
         f'{asks} Name a judge: --judge \'{{use="remote", url="http://localhost:8000/v1"}}\' for a server, any '
         "adapter, or --judge self for the model itself, whose numbers cannot be compared with other models'."
@@ -109,7 +110,7 @@ def _who(run: Evaluation) -> str:
 
 
 def judges(run: Evaluation) -> dict[str, Use]:
-    """The judges that have answered in an evaluation, by folder."""
+    """Return the judges that have answered in an evaluation, by folder."""
     uses = {}
     for path in sorted(run.folder.glob("answers/*/judge.json")):
         try:
@@ -121,7 +122,7 @@ def judges(run: Evaluation) -> dict[str, Use]:
 
 
 def keep_judge(run: Evaluation, name: str, use: Use) -> None:
-    """Write the judge, also for launched processes. Options that only change its speed may differ."""
+    """Write the judge, also for launched processes; options that only change its speed may change."""
     text = json.dumps({"use": use.use, "options": to_plain(use.options)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(run.folder / "answers" / name / "judge.json", text)
 
@@ -129,34 +130,36 @@ def keep_judge(run: Evaluation, name: str, use: Use) -> None:
 def problems(
     run: Evaluation, again: bool = False, judging: bool = True, judge: Judge | None = None, name: str | None = None
 ) -> list[str]:
-    """What would stop an evaluation before its first image. `again`: existing images are generated again; `judging`:
-    the judge (as for `chosen_judge`) is checked too."""
+    """Return what would stop an evaluation before its first image.
+
+    again       existing images are generated again
+    judging     also check the judge (`judge` and `name` as for `chosen_judge`)"""
     if problems := preflight.blocked(run.folder):
         return problems
-    named = list[preflight.Named]()
+    components = list[preflight.Named]()
     try:
         adapter = run.trained(0)[0]
         if again or not run.all_generated():
-            named.append(("adapter", run.model_kind, adapter))
+            components.append(("adapter", run.model_kind, adapter))
             run.evaluated_prompts()
         if judging and asks(run):
             _, use = chosen_judge(run, judge, name)
             if use.use != SELF:
-                named.append(("--judge", "answerer", use))
+                components.append(("--judge", "answerer", use))
             elif not hasattr(run.registry.load(run.model_kind, adapter.use), "answer"):
                 raise only_generates(run)
     except SrumError as error:
         problems.append(str(error))
-    return [*preflight.unusable(run.registry, named), *problems]
+    return [*preflight.unusable(run.registry, components), *problems]
 
 
 def _light(run: Evaluation) -> set[str]:
-    """The answerers that need no model to be loaded."""
+    """Return the answerers that load no model."""
     return {each.component.name for each in run.registry.listing() if each.kind == "answerer"}
 
 
 def asks(run: Evaluation) -> bool:
-    """Whether the benchmark has questions, and so needs a judge."""
+    """Return whether the benchmark has questions, and so needs a judge."""
     prompts = [each.prompt for each in run.plan_images()] if run.all_generated() else run.evaluated_prompts()
     benchmark = run.benchmark()
     return any(benchmark.questions(Candidate("example", prompt, Path("none.png"), (64, 64), 0)) for prompt in prompts)

@@ -5,7 +5,7 @@ A benchmark with such results has the optional member `published`; it reads them
     title = "T2I-ReasonBench"
     source = "SRUM (arXiv 2510.12784), Table 4"
     digits = 2                      # as printed
-    mean = "Overall"                # the column that is the mean of the others, if one is
+    mean = "Overall"                # the column that is the mean of the others, if any
     [columns]                       # name in the publication = name of the benchmark's own row
     "Idiom" = "idiom"
     "Overall" = "overall"
@@ -41,7 +41,7 @@ class Published:
 
     @classmethod
     def read(cls, path: Path) -> Published:
-        """Raises PluginError for a file in another format."""
+        """Read a file. Raises PluginError for another format."""
         try:
             published = build(cls, tomllib.loads(path.read_text("utf-8")))
         except (OSError, tomllib.TOMLDecodeError, Problems) as error:

@@ -39,7 +39,7 @@ class Evaluation(Run):
 
     @classmethod
     def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Evaluation:
-        """The evaluation in a folder. Raises RecordError where there is none."""
+        """Open the evaluation in a folder. Raises RecordError if there is none."""
         path = Path(folder) / "run.toml"
         if not path.is_file():
             raise RecordError(
@@ -50,7 +50,7 @@ class Evaluation(Run):
 
     @classmethod
     def after(cls, run: Run, round: int | None) -> Evaluation:
-        """The evaluation after a round of a training run. Raises RecordError if it was made with other settings."""
+        """Open the evaluation after a round of a training run. Raises RecordError if its settings differ."""
         run = run.at("evaluate", round)
         folder = run.stage_folder("evaluate", round)
         if run.checked:
@@ -69,18 +69,18 @@ class Evaluation(Run):
             write_atomic(self.folder / "settings.json", to_json(run.stage_settings("evaluate", round)))
 
     def model(self, rounds: int = 0) -> UnifiedModel:
-        """The model that is evaluated, with all rounds that `start` names; it may only generate."""
+        """Load the evaluated model, with all rounds that `start` names; it may only generate."""
         if self.source is None:
             return super().model(0)
         run, round = self.source
         return run.model(round or 0)
 
     def step(self, purpose: str) -> Step:
-        """What chunks are seeded by: a step of its own, or the stage of the training run."""
+        """Return the step that seeds chunks: `purpose`, or the stage of the training run."""
         return Step(purpose, None) if self.source is None else Step("evaluate", self.source[1])
 
     def label(self, part: str) -> str:
-        """What the progress of a part is called."""
+        """Return the label of a part's progress bar."""
         return part if self.source is None else f"{self.step(part)}, {part}"
 
     # ---- what is generated ------------------------------------------------------------------------------------------
@@ -94,16 +94,16 @@ class Evaluation(Run):
         prompts, path = self.evaluated_prompts(), self.folder / "prompts.jsonl"
         if not (path.exists() and self.images().ids()):
             write_list(path, prompts)
-        elif _as_json(there := read_list(path, Prompt)) != _as_json(prompts):
+        elif _as_json(existing := read_list(path, Prompt)) != _as_json(prompts):
             option = redo_option(path)
             way = f"run once with {option}" if option else "choose another folder with --out"
             raise RecordError(
-                f"{path} holds {len(there)} prompts, and the benchmark now gives {len(prompts)}, which are not the "
+                f"{path} holds {len(existing)} prompts, and the benchmark now gives {len(prompts)}, which are not the "
                 f"same. Restore the benchmark's files, or {way}."
             )
 
     def plan_images(self) -> list[Planned]:
-        """The images of the stored prompts, in order; the benchmark's own files are not needed."""
+        """Plan the images of the stored prompts, in order; this needs no files of the benchmark."""
         path = self.folder / "prompts.jsonl"
         if not path.exists():
             raise RecordError(f"Nothing is generated in {self.folder} yet. Start with srum eval generate.")
@@ -113,19 +113,19 @@ class Evaluation(Run):
         return self.plan_evaluation(prompts)
 
     def all_generated(self) -> bool:
-        """Whether every planned image exists."""
+        """Return whether every planned image exists."""
         path = self.folder / "prompts.jsonl"
         if not path.exists() or not read_list(path, Prompt):
             return False
         return self.images().ids().issuperset(item.id for item in self.plan_images())
 
     def numbers(self) -> dict[str, int]:
-        """Which of its prompt's images each is, from 0, by id."""
+        """Return by id the number of each image among those of its prompt, from 0."""
         count = self.settings.evaluate.images
         return {item.id: place % count for place, item in enumerate(self.plan_images())}
 
     def generation_settings(self) -> dict[str, Any]:
-        """What images depend on; the prompts themselves are compared word by word."""
+        """Return the settings that images depend on; prompts are compared separately, word by word."""
         settings: dict[str, Any] = self.stage_settings("evaluate", None)
         benchmark = settings["benchmark"] or {"use": ""}
         names = ("split", "images", "batch", "limit", "seeds", "postprocess")
@@ -134,22 +134,25 @@ class Evaluation(Run):
         return {"layout": settings["layout"], **model, "benchmark": benchmark["use"], "drawn": generated}
 
     def images(self) -> Records[Candidate]:
-        settings = self.generation_settings() if self.source is None else None  # a stage's are checked as a whole
+        settings = (
+            self.generation_settings() if self.source is None else None
+        )  # a stage's settings are checked as a whole
         return Records(self.folder / "images", Candidate, settings, stage="images")
 
     def generated(self, partial: bool = False) -> list[Candidate]:
-        """All images in order, without failures. Raises RecordError for missing or changed files; with `partial`,
-        images that are not generated yet are left out."""
+        """Return all images in order, without failures; with `partial`, without missing images.
+
+        Raises RecordError for missing or changed files."""
         plan, records = [item.id for item in self.plan_images()], self.images()
-        there = records.ids()
-        missing = [id for id in plan if id not in there]
+        existing = records.ids()
+        missing = [id for id in plan if id not in existing]
         if missing and not partial:
             raise RecordError(
                 f"{len(missing)} of {len(plan)} images of {self.folder} are not generated yet. Generate them with "
                 "srum eval generate and the same settings, or add --partial to use the existing ones."
             )
         _refuse_extra(records.folder / "images", plan)
-        images = list(records.select(id for id in plan if id in there))
+        images = list(records.select(id for id in plan if id in existing))
         for image in images:
             read_files(image)
         usable = [image for image in images if not image.failure]
@@ -162,12 +165,12 @@ class Evaluation(Run):
 
 
 def _as_json(prompts: Sequence[Prompt]) -> list[str]:
-    """Tags may hold tuples, which JSON gives back as lists."""
+    """Convert prompts to JSON, to compare them: tags may hold tuples, which JSON reads as lists."""
     return [json.dumps(attrs.asdict(prompt), sort_keys=True) for prompt in prompts]
 
 
 def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
-    """Raise RecordError for files that are not of this evaluation: they would not be scored, although they are here."""
+    """Raise RecordError for files that are not of this evaluation, and so would not be scored."""
     planned = {f"{identity}.png" for identity in plan}
     extra = sorted(path for path in folder.glob("[!.]*") if path.name not in planned)
     if extra:
@@ -178,7 +181,7 @@ def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
 
 
 def generate_images(run: Evaluation) -> None:
-    """Generate every missing image; an image is on disk before its record."""
+    """Generate every missing image; write an image before its record."""
     records, settings, step = run.images(), run.settings.evaluate, run.step("generate")
     plan, images = {item.id: item for item in run.plan_images()}, records.folder / "images"
     for chunk in chunks(run, list(plan), settings.batch, records, step, run.model, run.label("generate")):

@@ -1,4 +1,4 @@
-"""answers -> tables: pure, without a model, torch or a network. The same records give the same tables."""
+"""answers -> tables: a pure function of the records, without a model, torch or a network."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Measures:
 
 
 def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", partial: bool = False) -> BenchmarkTable:
-    """Write `tables/NAME`, and return the table. `judge` None: the benchmark has no judge.
+    """Write `tables/NAME`, and return the table. `judge` is None if the benchmark has no judge.
 
     Raises RecordError for images with unanswered questions; `partial` leaves them out."""
     use = run.settings.benchmark
@@ -52,8 +52,8 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     images = run.generated(partial)
     answers = Answers(run, name, judge) if judge else None
     measured = _measure_all(run, benchmark, images, answers, partial)
-    there = {each.id: each for each in measured}
-    pairs = [(each, there[each.id].values) for each in images if each.id in there and there[each.id].scored]
+    by_id = {each.id: each for each in measured}
+    pairs = [(each, by_id[each.id].values) for each in images if each.id in by_id and by_id[each.id].scored]
     if not pairs and answers:
         why = next((text for each in measured for text in each.unreadable), "")
         raise RecordError(
@@ -63,7 +63,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     about: dict[str, Any] = {
         "split": run.settings.evaluate.split,
         "limit": run.settings.evaluate.limit,
-        "model": named(run),
+        "model": model_name(run),
         "judge": judged_by(answers),
         "self_judged": bool(judge and judge.use == SELF),
         "planned": len(run.plan_images()),
@@ -77,9 +77,9 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     return table
 
 
-def named(run: Evaluation) -> str:
-    """The model, and how it was trained."""
-    name = tables.named(run.settings.adapter)
+def model_name(run: Evaluation) -> str:
+    """Return the model's name, and its training."""
+    name = tables.component_name(run.settings.adapter)
     if run.source and run.source[1] is not None:
         return f"{name}, after round {run.source[1]}"
     if not run.settings.start:
@@ -89,18 +89,18 @@ def named(run: Evaluation) -> str:
 
 
 def judged_by(answers: Answers | None) -> str:
-    """The judge and, where replies name other models than the requested one, all models that answered."""
+    """Return the judge's name and, if replies name other models than the requested one, all models that answered."""
     if answers is None:
         return ""
     use = Use(answers.judge.use, {**answers.judge.options, **({"model": answers.by} if answers.by else {})})
-    models, name = sorted(answers.models), tables.named(use)
+    models, name = sorted(answers.models), tables.component_name(use)
     return name if models in ([], [str(use.options.get("model", ""))]) else f"{name}, answered by {', '.join(models)}"
 
 
 def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
     options = run.registry.component("benchmark", use.use).options
-    known = options is not None and "policy" in attrs.fields_dict(options)
-    if policy and not known:
+    has_policy = options is not None and "policy" in attrs.fields_dict(options)
+    if policy and not has_policy:
         raise ConfigError(f"{use.use} has no policy for unreadable answers: leave out --failures.")
     return Use(use.use, {**use.options, "policy": policy}) if policy else use
 
@@ -109,9 +109,9 @@ def _measure_all(
     run: Evaluation, benchmark: Benchmark, images: Sequence[Candidate], answers: Answers | None, partial: bool
 ) -> list[Measures]:
     numbers = run.numbers()
-    every = [_measure(benchmark, image, numbers[image.id], answers) for image in images]
-    measured = [each for each in every if each is not None]
-    unasked = len(every) - len(measured)
+    results = [_measure(benchmark, image, numbers[image.id], answers) for image in images]
+    measured = [each for each in results if each is not None]
+    unasked = len(results) - len(measured)
     if unasked and not partial:
         raise RecordError(
             f"{unasked} of {len(images)} images of {run.folder} are not judged yet. Judge them with srum eval judge, "
@@ -123,8 +123,8 @@ def _measure_all(
 
 
 def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answers | None) -> Measures | None:
-    """None where a question was never answered. An image about which a question was refused has no measures, unless
-    the benchmark knows unreadable answers: others would count an empty answer as wrong."""
+    """Measure an image; None if a question has no answer. If a question was refused, the image has no measures, unless
+    the benchmark has `unreadable`: without it, an empty answer would count as wrong."""
     about = (image.id, image.prompt.id, number)
     if answers is None:
         return Measures(*about, _values(benchmark, image, ()))
@@ -133,15 +133,15 @@ def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answe
     if not all(entry.times for entry in vote):
         return None
     why = tuple(each.why for each in interview.outcome() if isinstance(each, Unreadable))
-    mute = any(entry.refused for entry in vote) and not hasattr(benchmark, "unreadable")
-    values = {} if mute else _values(benchmark, image, interview.texts(0))
+    refused = any(entry.refused for entry in vote) and not hasattr(benchmark, "unreadable")
+    values = {} if refused else _values(benchmark, image, interview.texts(0))
     if vote and not values:
         why = why or ("The benchmark gives no measure.",)
     return Measures(*about, values, why, len(waiting))
 
 
 def _values(benchmark: Benchmark, image: Candidate, answers: Sequence[str]) -> dict[str, float]:
-    """The measures of one image. Raises PluginError for one that is not finite."""
+    """Return the measures of one image. Raises PluginError for one that is not finite."""
     values = {key: float(value) for key, value in benchmark.score(image, answers).items()}
     odd = [key for key, value in values.items() if not math.isfinite(value)]
     if odd:
@@ -157,13 +157,13 @@ def _beside_reference(
     pairs: Sequence[tuple[Candidate, dict[str, float]]],
     about: dict[str, Any],
 ) -> BenchmarkTable:
-    """The table, with the rows of the policy "reference" where those differ."""
+    """Return the table, with the rows of the policy "reference" if they differ."""
     if not table.policy or table.policy == "reference" or table.readable == 1.0:
         return table
     other = Use(use.use, {**use.options, "policy": "reference"})
     try:
         reference = tables.make(run.registry.create("benchmark", other), other, pairs, **about)
-    except RecordError as error:  # the original has no result then; the error gives the reason
+    except RecordError as error:  # the policy has no result; the error gives the reason
         return evolve(table, reference_refused=str(error))
     one, two = ({row.name: row.value for row in rows} for rows in (table.rows, reference.rows))
     return table if one == two else evolve(table, reference=reference.rows)

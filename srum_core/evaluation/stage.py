@@ -1,4 +1,4 @@
-"""checkpoint -> tables: a benchmark's images with the same seeds before and after every round."""
+"""checkpoint -> tables: evaluate a benchmark's images, with the same seeds before and after every round."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ log = logging.getLogger("srum")
 
 @frozen
 class ImageResult:
-    """One image of a benchmark and its measures; none if it is a failure."""
+    """One image of a benchmark and its measures; a failed image has none."""
 
     id: str
     candidate: Candidate
     values: dict[str, float]
     usable: bool = True
-    """Whether it counts: False for a failed image, and where a question about it was refused."""
+    """False for a failed image, and if a question about it was refused."""
     answers: tuple[StoredAnswer, ...] = ()
     """In order."""
 
@@ -45,7 +45,7 @@ class ImageResult:
 
 
 def evaluate(run: Run, round: int | None) -> None:
-    """Generate and score the benchmark's images of the model after a round (None: before any)."""
+    """Generate and score the benchmark's images by the model after a round (None: before training)."""
     evaluation = Evaluation.after(run, round)
     evaluation.begin()
     if table := perform(evaluation, *own_judge(evaluation)):
@@ -56,7 +56,7 @@ def evaluate(run: Run, round: int | None) -> None:
 
 
 def track(run: Run, round: int | None) -> None:
-    """Give the table so far, and the first images with their measures, to the run's trackers."""
+    """Log the table so far, and the first images with their measures."""
     if not run.settings.train.trackers:
         return
     tracked = Trackers(run, round, "evaluate")
@@ -74,7 +74,7 @@ def _example(image: ImageResult) -> Example:
 
 
 def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | None:
-    """Generate, judge (unless `use` is None) and score; None while other processes have work left."""
+    """Generate, judge (unless `use` is None) and score; return None while other processes are working."""
     generate_images(run)
     done = run.images().done
     if use is not None:
@@ -85,7 +85,7 @@ def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | Non
 
 
 def finished(run: Run, round: int | None) -> Output:
-    """The images of the evaluation after a round that only need scoring."""
+    """Return the finished records of the evaluation after a round: answers, or images without a judge."""
     evaluation = Evaluation.after(run, round)
     name, use = own_judge(evaluation)
     return evaluation.images() if use is None else Answers(evaluation, name, use)
@@ -95,45 +95,45 @@ def finished(run: Run, round: int | None) -> Output:
 
 
 def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> list[ImageResult]:
-    """The images of the model after a round (None: before any) with their measures, all or these, in order."""
+    """Return the images by the model after a round (None: before training) with measures: all, or `ids` in order."""
     evaluation = Evaluation.after(run, round)
     answers, measured = dict[str, list[StoredAnswer]](), dict[str, scoring.Measures]()
     for path in evaluation.folder.glob("tables/*/images.jsonl"):
         measured = {each.id: each for each in read_list(path, scoring.Measures)}
     for folder in evaluation.folder.glob("answers/*"):
-        for answered in Records(folder, StoredAnswer):
-            answers.setdefault(answered.image, []).append(answered)
-    every = []
+        for answer in Records(folder, StoredAnswer):
+            answers.setdefault(answer.image, []).append(answer)
+    results = []
     for image in evaluation.images() if ids is None else evaluation.images().select(ids):
-        own = measured.get(image.id)
-        values, usable = (own.values, own.scored) if own else ({}, False)
-        every.append(ImageResult(image.id, image, values, usable, tuple(answers.get(image.id, ()))))
-    return every
+        result = measured.get(image.id)
+        values, usable = (result.values, result.scored) if result else ({}, False)
+        results.append(ImageResult(image.id, image, values, usable, tuple(answers.get(image.id, ()))))
+    return results
 
 
 def table_of(run: Run, round: int | None) -> BenchmarkTable | None:
-    """A finished evaluation's table, or None."""
+    """Read a finished evaluation's table, or return None."""
     paths = run.stage_folder("evaluate", round).glob("tables/*/table.json")
     return next((tables.read(path) for path in paths), None)
 
 
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
-    """A finished evaluation's rows by name, or None."""
+    """Read a finished evaluation's rows by name, or return None."""
     return table.by_name() if (table := table_of(run, round)) else None
 
 
 def _objects(run: Run, round: int | None) -> float | None:
-    """Objects in an image for each requested one; None where they are not counted."""
+    """Return the objects in images per requested object; None if the benchmark does not count them."""
     row = (read_table(run, round) or {}).get(tables.EXTRA_OBJECTS)
     return None if row is None else 1 + row.value
 
 
 def change(run: Run) -> dict[str, Estimate]:
-    """The last evaluation minus the first, by row, paired by image; {} with fewer than two evaluations."""
-    every = _tables(run)
-    if len(every) < 2:
+    """Return the last evaluation minus the first, by row, paired by image; {} with fewer than two evaluations."""
+    by_round = _tables(run)
+    if len(by_round) < 2:
         return {}
-    (start, first), *_, (end, last) = every.items()
+    (start, first), *_, (end, last) = by_round.items()
     before = {each.id: each for each in scored(run, start)}
     pairs = [(before[each.id], each) for each in scored(run, end) if each.id in before]
     return difference(run, first, last, pairs)
@@ -142,7 +142,7 @@ def change(run: Run) -> dict[str, Estimate]:
 def difference(
     run: Run, first: Mapping[str, Row], last: Mapping[str, Row], pairs: Iterable[tuple[ImageResult, ImageResult]]
 ) -> dict[str, Estimate]:
-    """The last table minus the first, by row, with the interval over the paired images of both."""
+    """Return the last table minus the first, by row, with intervals over the paired images of both."""
     changes = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
     usable = [(new.candidate, old.values, new.values) for old, new in pairs if old.usable and new.usable]
     try:
@@ -159,27 +159,27 @@ def difference(
 def _paired(
     benchmark: Benchmark, pairs: Sequence[tuple[Candidate, Mapping[str, float], Mapping[str, float]]]
 ) -> dict[str, tuple[float, float, float]]:
-    """The benchmark's own table of differences: by row the value, and the interval's extent below and above it.
+    """Tabulate differences by the benchmark: by row the value, and the interval's extent below and above it.
 
-    A benchmark knows the range of a measure; differences have another range. So the interval is computed from their
-    halves, centred in the range of the measure (0 to 1, or to 100). For a row that is not a mean of measures (the
-    best of several) the value is not the difference of the rows."""
+    A benchmark's intervals assume the range of its measures (0 to 1, or to 100). So they are computed from halves of
+    the differences, centred in that range. For a row that is not a mean of measures (the best of several), the value is
+    not the difference of the rows."""
     above = {name for _, *both in pairs for values in both for name, value in values.items() if abs(value) > 1}
     differences = [(candidate, {n: new[n] - old[n] for n in new if n in old}) for candidate, old, new in pairs]
     halves = [
         (candidate, {n: ((100 if n in above else 1) + value) / 2 for n, value in each.items()})
         for candidate, each in differences
     ]
-    around = {row.name: estimate(row) for row in benchmark.table(halves)}
+    half_rows = {row.name: estimate(row) for row in benchmark.table(halves)}
     return {
         row.name: (row.value, 2 * (half.value - half.low), 2 * (half.high - half.value))
         for row in benchmark.table(differences)
-        if (half := around.get(row.name)) and half.low is not None and half.high is not None
+        if (half := half_rows.get(row.name)) and half.low is not None and half.high is not None
     }
 
 
 def evaluated(run: Run) -> dict[str, dict[str, Row]]:
-    """The rows of the finished evaluations by name, by "base" or "round k", in order."""
+    """Return the rows of the finished evaluations by "base" or "round k", in order."""
     return {"base" if k is None else f"round {k}": rows for k, rows in _tables(run).items()}
 
 
@@ -188,7 +188,7 @@ def _tables(run: Run) -> dict[int | None, dict[str, Row]]:
 
 
 def compare(run: Run) -> Grid | None:
-    """The base, every round and the paired change from the first to the last; None if nothing was evaluated."""
+    """Tabulate the base, every round, and the paired change from first to last; None if nothing was evaluated."""
     columns = evaluated(run)
     if not columns:
         return None

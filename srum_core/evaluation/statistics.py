@@ -1,17 +1,16 @@
 """Means over training seeds and prompts, with intervals by a two-level bootstrap. numpy is imported when it is used.
 
-A table of numbers is (seeds, prompts): every training seed has the same prompts, and the images of a prompt have
-been averaged, because they are not independent. A resample samples seeds and prompts, independently and with
-replacement, and takes the mean of the cells where they cross. Differences between two arms are resampled as one table
-of differences, which is what pairs them: what makes a prompt hard, or a seed good, for both arms cancels.
+A table of numbers is (seeds, prompts): every training seed has the same prompts, and the images of a prompt are
+averaged, because they are not independent. A resample draws seeds and prompts, independently and with replacement, and
+takes the mean of the selected cells. Differences between two arms are paired: one table of differences is resampled, so
+that effects of a prompt or a seed on both arms cancel.
 
-Of n items n - 1 are sampled: the variance of the resampled means is then unbiased for independent items, which matters
-with few seeds (with n = 5, sampling all n would make it a fifth too small). The variance of single cells, which belongs
-neither to a seed nor to a prompt, is counted up to three times by sampling both: there intervals are too wide rather
-than too narrow. With few seeds that differ more than prompts do, intervals are too narrow: a few samples do not show
-the full spread.
+Of n items n - 1 are drawn: the variance of the resampled means is then unbiased for independent items, which matters
+with few seeds (with n = 5, drawing all n would make it a fifth too small). Drawing both seeds and prompts counts the
+variance of single cells up to three times, so that intervals are rather too wide. With few seeds that differ more than
+prompts do, intervals are too narrow, because a few samples do not show the full spread.
 
-Where all numbers are equal, every resample is too, although four successes of four do not guarantee a fifth. There the
+If all numbers are equal, all resamples are too, although four successes of four do not guarantee a fifth. Then the
 interval is that of `if_all_are_equal`, which for shares is Wilson's with a prompt as the unit.
 """
 
@@ -31,17 +30,17 @@ if TYPE_CHECKING:
 RESAMPLES = 10_000
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-"""Standard errors on each side of the mean in an interval of that level."""
+"""Standard errors on each side of the mean in an interval of this level."""
 SHARE = (0.0, 1.0)
 """The range of a share."""
 _AT_ONCE = 1000
 _EQUAL = 1e-12
-"""Numbers that differ by less are equal but for rounding."""
+"""Numbers that differ by less count as equal."""
 
 
 @frozen
 class Estimate:
-    """A mean and its interval; without an interval where there is nothing to resample."""
+    """A mean and its interval; no interval if there is nothing to resample."""
 
     value: float
     low: float | None = None
@@ -62,7 +61,7 @@ def if_all_are_equal(value: float, count: int, bounds: tuple[float, float]) -> t
 
 
 def interval(means: Table) -> tuple[float, float]:
-    """The ends of the interval that holds a LEVEL of resampled means, as many above it as below."""
+    """Return the ends of the central interval that holds a share LEVEL of the resampled means."""
     import numpy as np
 
     low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
@@ -70,9 +69,9 @@ def interval(means: Table) -> tuple[float, float]:
 
 
 def estimate(table: Table, resamples: int = RESAMPLES, bounds: tuple[float, float] | None = SHARE) -> Estimate:
-    """The mean of a (seeds, prompts) table. With one seed the interval is over prompts only, with one prompt over seeds
-    only; with one number there is none. `bounds`: the range of a number, None = unknown; used, with the number of
-    prompts, where all are equal."""
+    """Return the mean of a (seeds, prompts) table, with an interval over the seeds and prompts if there are several.
+
+    bounds      the range of a number (None: unknown), for the interval if all numbers are equal"""
     import numpy as np
 
     if table.ndim != 2 or not table.size:
@@ -88,7 +87,7 @@ def estimate(table: Table, resamples: int = RESAMPLES, bounds: tuple[float, floa
 
 
 def difference(ours: Table, theirs: Table) -> Estimate:
-    """The mean of ours - theirs, paired: both are (seeds, prompts), with the same seeds and prompts in order."""
+    """Return the mean of ours - theirs, paired: both are (seeds, prompts) with the same seeds and prompts in order."""
     if ours.shape != theirs.shape:
         raise ValueError(f"tables of {ours.shape} and {theirs.shape} cannot be paired")
     shares = min(ours.min(), theirs.min()) >= 0 and max(ours.max(), theirs.max()) <= 1
@@ -96,7 +95,7 @@ def difference(ours: Table, theirs: Table) -> Estimate:
 
 
 def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> Table:
-    """Means of `resamples` resampled tables; the same samples for tables of the same shape."""
+    """Return the means of `resamples` resampled tables; the same samples for tables of the same shape."""
     import numpy as np
 
     seeds, prompts = table.shape
@@ -110,6 +109,6 @@ def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 
 def _indices(rng: Any, size: int, count: int) -> NDArray[np.int64]:
-    """Indices into `size` items for each of `count` resamples, (count, size - 1); (count, 1) for a single item."""
+    """Draw indices of `size` items for `count` resamples: (count, size - 1), or (count, 1) for a single item."""
     indices: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
     return indices

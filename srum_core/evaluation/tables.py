@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from srum_core.protocols import Benchmark
 
 EXTRA_OBJECTS = "extra objects"
-"""The row of a benchmark that counts objects: those beyond the requested ones, as a share of the requested ones."""
+"""The row of a benchmark that counts objects: superfluous ones as a share of the requested ones."""
 COMPLETE = 0.99
 """A table with a smaller coverage is marked as incomplete."""
 
@@ -76,16 +76,16 @@ class BenchmarkTable:
         return {row.name: row for row in self.rows}
 
 
-def named(use: Use) -> str:
-    """A component's name, with its model, checkpoint or hub id if any."""
-    which = next((str(use.options[key]) for key in ("checkpoint", "model", "id") if use.options.get(key)), "")
-    return f"{use.use} ({which})" if which else use.use
+def component_name(use: Use) -> str:
+    """Return a component's name, with its model, checkpoint or hub id if any."""
+    detail = next((str(use.options[key]) for key in ("checkpoint", "model", "id") if use.options.get(key)), "")
+    return f"{use.use} ({detail})" if detail else use.use
 
 
 def make(
     benchmark: Benchmark, use: Use, scored: Sequence[tuple[Candidate, Mapping[str, float]]], **about: Any
 ) -> BenchmarkTable:
-    """The table of scored images. `readable` is the benchmark's own row of that name."""
+    """Create the table of scored images. `readable` is the benchmark's own row of that name."""
     rows = tuple(benchmark.table(scored))
     odd = [row.name for row in rows if not isfinite(row.value)]
     refuse(bool(odd), benchmark, f"gave rows whose value is not a finite number: {', '.join(odd)}.")
@@ -101,7 +101,7 @@ def write(path: Path, table: BenchmarkTable) -> None:
 
 
 def read(path: Path) -> BenchmarkTable:
-    """Raises RecordError for a file that is not a table."""
+    """Read a table. Raises RecordError for a file that is not a table."""
     data = read_json(path)
     try:
         return structure(converter(path.parent), data, BenchmarkTable)
@@ -111,7 +111,7 @@ def read(path: Path) -> BenchmarkTable:
 
 
 def show(table: BenchmarkTable) -> Grid:
-    """The table to print. Print `remarks`, which a reader must know before comparing a number, below it."""
+    """Return the table to print. Print `remarks` below it: they matter when numbers are compared."""
     columns, title = {table.policy or "value": table.by_name()}, f"{table.benchmark}, {table.split}: {table.model}"
     if not table.reference:
         return measures(columns, title)
@@ -120,7 +120,7 @@ def show(table: BenchmarkTable) -> Grid:
 
 
 def remarks(table: BenchmarkTable) -> list[str]:
-    """The judge, what is missing, and the rows' own notes, a line each."""
+    """Return the judge, what is missing, and the rows' notes, one per line."""
     notes = [f"judge: {table.judge}"] if table.judge else []
     if table.self_judged:
         notes.append("The model judged its own images: do not compare its numbers with other models'.")

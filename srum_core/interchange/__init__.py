@@ -1,9 +1,9 @@
-"""Images, recorded answers and trained models on their way out of a run and into one. No torch.
+"""Import and export of images, recorded answers and trained models. No torch.
 
 `official` reads and writes the JSON lines of the official SRUM code, `parquet` data sets with the images inside,
-`captions` images that were not judged, and `importer` makes a run out of what they read; `trained_model`
-writes models. The command `record` writes a judge's answers as transcripts for its tests, `reread` reads them again
-with today's judges. PIL and datasets load when used.
+`captions` images that were not judged, and `importer` makes a run of them; `trained_model` writes models. The command
+`record` writes a judge's answers as transcripts for its tests, `reread` reads them again with today's judges. PIL and
+datasets are imported when used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Read images with captions as candidates of a run, as if generated for their captions.
 
 Sources: JSON lines or CSV whose records name an image and its caption, Parquet and saved data sets, a folder with a
-.txt of the same name beside each image, and the hub with `datasets`. Nothing is resized: the adapter does that for
-understanding and training. An image that cannot be used is `Bad`.
+.txt of the same name beside each image, and the hub with `datasets`. No image is resized here: the adapter
+resizes for understanding and training. An image that cannot be used is `Bad`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, id_in, opened, text_of
+from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, id_in, load_image, text_of
 from srum_core.interchange.official import lines_of, record_of
 from srum_core.interchange.parquet import Json, need, plain, read_image, read_rows, rows_of
 from srum_core.models.images import flatten
@@ -38,8 +38,8 @@ _METADATA = ("metadata.jsonl", "metadata.csv")
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)
 """The EXIF tag, and its values that ask for another orientation."""
 
-Found = Iterator[tuple[str, Callable[[], Json]]]
-"""The place of a record, and a function that reads it and raises Unusable."""
+Places = Iterator[tuple[str, Callable[[], Json]]]
+"""Where each record is, and a function that reads it; the function raises Unusable."""
 
 
 @frozen
@@ -50,49 +50,50 @@ class Fields:
     caption: str = ""
 
     def of(self, file: str, record: Json) -> tuple[str, str]:
-        """(image, caption); fields that are not read are reported. Raises Unusable where one is missing, and for a
-        record of another task."""
-        names, found = list(record), list[str]()
-        for what, own, usual in (("image", self.image, IMAGE), ("caption", self.caption, CAPTION)):
-            name = next((each for each in ([own] if own else usual) if each in names), None)
+        """Return (image, caption), and report fields that are not read.
+
+        Raises Unusable if one of both is missing, and for a record of another task."""
+        names, fields = list(record), list[str]()
+        for what, option, usual in (("image", self.image, IMAGE), ("caption", self.caption, CAPTION)):
+            name = next((each for each in ([option] if option else usual) if each in names), None)
             if name is None:
                 raise Unusable(
-                    f"it has no {own or what}, only {clean(', '.join(names) or 'nothing', 200)}; name the field of "
+                    f"it has no {option or what}, only {clean(', '.join(names) or 'nothing', 200)}; name the field of "
                     f"the {what} with --{what}-field"
                 )
-            found.append(name)
-        others = {name: each for name, each in record.items() if name not in (*found, *ID)}
-        if wrong := other_task(others, images=False):
+            fields.append(name)
+        unread = {name: each for name, each in record.items() if name not in (*fields, *ID)}
+        if wrong := other_task(unread, images=False):
             raise Unusable(wrong)
-        if others:
-            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, others)))}.")
-        return found[0], found[1]
+        if unread:
+            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, unread)))}.")
+        return fields[0], fields[1]
 
-    def columns(self, path: Path, there: Sequence[str]) -> list[str]:
-        """The columns to read. Raises RecordError."""
+    def columns(self, path: Path, names: Sequence[str]) -> list[str]:
+        """Return the columns to read. Raises RecordError."""
         try:
-            return [*self.of(path.name, dict.fromkeys(there, True)), *(name for name in ID if name in there)]
+            return [*self.of(path.name, dict.fromkeys(names, True)), *(name for name in ID if name in names)]
         except Unusable as error:
             raise RecordError(f"{path}: {error}") from error
 
 
 def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -> Iterator[Incoming | Bad]:
-    """Every image of a file, a folder, or a data set of the hub (OWNER/NAME or OWNER/NAME/SUBSET).
+    """Read every image of a file, a folder, or a data set of the hub (OWNER/NAME or OWNER/NAME/SUBSET).
 
     images      folder of images that records only name; None = the file's folder, or `images/` in it
     split       the split of a data set of the hub
 
     Raises RecordError for any other source, and where all images or captions are missing."""
-    found, folders = _found(data, fields, split)
-    for where, read in found:
+    records, folders = _records(data, fields, split)
+    for where, read in records:
         try:
             yield _incoming(where, read(), [images] if images else folders, fields)
         except Unusable as error:
             yield Bad(where, str(error))
 
 
-def _found(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
-    """The records, and the possible folders of their images."""
+def _records(data: Path, fields: Fields, split: str) -> tuple[Places, list[Path]]:
+    """Return the records, and the folders that may hold their images."""
     if not data.exists():
         return _from_hub(data, fields, split)
     saved = any((data / name).is_file() for name in ("state.json", "dataset_dict.json"))
@@ -114,7 +115,7 @@ def _found(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
     )
 
 
-def _from_table(path: Path) -> Found:
+def _from_table(path: Path) -> Places:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in reader:
@@ -129,13 +130,13 @@ def _row(row: Json) -> Json:
     return {name.strip(): cell for name, cell in row.items() if cell}
 
 
-def _beside_images(folder: Path) -> Found:
-    there = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)))
-    images = [path for path in there if path.suffix.lower() in SUFFIXES]
+def _beside_images(folder: Path) -> Places:
+    paths = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)))
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
     captioned = {path.with_suffix("") for path in images}
     for path in images:
         yield str(path.relative_to(folder)), partial(_beside, folder, path)
-    for path in there:
+    for path in paths:
         if path.suffix == ".txt" and path.with_suffix("") not in captioned:
             yield str(path.relative_to(folder)), partial(_alone, path)
 
@@ -159,22 +160,22 @@ def _alone(path: Path) -> Json:
     raise Unusable(f"there is no image {path.stem} beside this caption")
 
 
-def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
+def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Places, list[Path]]:
     name = data.as_posix()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?", name) or data.suffix in (".jsonl", ".json", ".csv", ".parquet"):
         raise RecordError(f"{data} does not exist.")
     datasets, _, _ = need(f"{data} is not a file or folder, and reading it from the hub")
     from huggingface_hub import constants
 
-    owner, called, *subset = name.split("/")
+    owner, repository, *subset = name.split("/")
     try:
-        made = datasets.load_dataset(f"{owner}/{called}", *subset, split=split)
+        dataset = datasets.load_dataset(f"{owner}/{repository}", *subset, split=split)
     except Exception as error:  # of many kinds, if it cannot be found, reached or read
         raise RecordError(
             f"{data} is not a file or folder, and cannot be read as a data set of the hub (split {split}): "
             f"{clean(error, 500)}"
         ) from error
-    rows = rows_of(made, data, fields.columns)
+    rows = rows_of(dataset, data, fields.columns)
     # Data sets other than tables name files; only downloaded files are read.
     caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
     return ((where, partial(plain, row)) for where, row in rows), caches
@@ -187,7 +188,7 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
     if why := odd(text) or odd(identity):
         raise Unusable(f"its caption or id {why}")
     value = record[image_field]
-    image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
+    image = load_image(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
     if image is None:
         raise Unusable("it has no image")
     upright, notes = _upright(image)
@@ -195,20 +196,21 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
 
 
 def _upright(file: File) -> tuple[File, tuple[str, ...]]:
-    """The image rotated as its EXIF data specifies, which models and judges do not read, and what there is to note.
+    """Rotate an image as its EXIF data says, which models and judges do not read; return it and notes.
+
     Raises Unusable."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(BytesIO(file.data)) as image:
             count = getattr(image, "n_frames", 1)
-            notes = (f"only the first of its {count} images is used",) if count > 1 else ()
+            notes = [f"only the first of its {count} images is used"] if count > 1 else []
             if image.getexif().get(_ORIENTATION) not in _TURNED:
-                return file, notes
+                return file, tuple(notes)
             rotated: Any = flatten(ImageOps.exif_transpose(image))
     except Exception as error:  # of damaged EXIF data, of any kind
         raise Unusable(f"the EXIF data of {file.name} cannot be read ({error})") from error
     data = BytesIO()
     rotated.save(data, format="PNG")
-    notes += ("it was rotated according to its EXIF data",)
-    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size), notes
+    notes.append("it was rotated according to its EXIF data")
+    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size), tuple(notes)

@@ -58,7 +58,7 @@ def _renamed(text: str) -> str:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError if there is nothing to write, or if the target is not empty."""
+    """Return 0. Raises RecordError if there is nothing to write, or if the target is not empty."""
     if parsed.push:
         check_push(parsed.push, parsed.to)
     source = Run.open(parsed.run, plugins.discover())

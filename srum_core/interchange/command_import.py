@@ -24,12 +24,11 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from attrs import evolve, frozen
 
 from srum_core import config, plugins
-from srum_core.cli.common import Typed, add_settings, given
+from srum_core.cli.common import Typed, add_settings, from_parsed
 from srum_core.errors import ConfigError, RecordError
 from srum_core.interchange.captions import Fields, read_captions
 from srum_core.interchange.importer import LOG, Intake, take_in
@@ -73,9 +72,9 @@ class Source:
     split: str = ""
 
     def __attrs_post_init__(self) -> None:
-        alone = [name for name in _OF_CAPTIONS if getattr(self, name)]
-        if alone and not self.captions:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in alone)
+        names = [name for name in _OF_CAPTIONS if getattr(self, name)]
+        if names and not self.captions:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
             raise ConfigError(f"{options} needs --captions: judged images come with their scores and names.")
         if self.captions and self.candidates:
             raise ConfigError("--candidates is for judged images: with --captions the captions are in DATA.")
@@ -94,8 +93,8 @@ class Source:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
-    registry, typed, source, folder = plugins.discover(), Typed.of(parsed), given(Source, parsed), parsed.out
+    """Return 0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
+    registry, typed, source, folder = plugins.discover(), Typed.of(parsed), from_parsed(Source, parsed), parsed.out
     if source.unjudged:
         typed = evolve(typed, settings=[*_UNJUDGED, *typed.settings])
     settings = typed.read(registry)
@@ -115,7 +114,7 @@ def run(parsed: argparse.Namespace) -> int:
         _say_scores(intake, reward_map)
         print(f"{intake.images} images with {intake.scores} regional scores are in {place}. To train on them:")
     only = ["--only", "train"] if source.trained_only else []
-    print(f"  {shlex.join(_train_command(typed, folder, only))}")
+    print(f"  {shlex.join(typed.command('--out', place, *only))}")
     return 0
 
 
@@ -128,9 +127,9 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RecordError(f"{path} is not a file: devices and pipes are not read.")
     if data.is_dir() or data.suffix == ".parquet":
-        there = sorted(path.name for path in data.glob("*.jsonl")) if data.is_dir() else []
-        if there and not any(data.glob("*.parquet")):
-            raise RecordError(f"{data} is a folder. Name the file in it: {', '.join(there)}.")
+        names = sorted(path.name for path in data.glob("*.jsonl")) if data.is_dir() else []
+        if names and not any(data.glob("*.parquet")):
+            raise RecordError(f"{data} is a folder. Name the file in it: {', '.join(names)}.")
         need("srum import of Parquet and saved data sets")
         return read_parquet(data, images)
     if data.suffix not in (".jsonl", ".json"):
@@ -163,10 +162,3 @@ def _say_scores(intake: Intake, reward_map: str) -> None:
         )
     if intake.failed:
         tell(f"{intake.failed} images have answers that could not be read. They are not trained on.")
-
-
-def _train_command(typed: Typed, folder: Path, only: list[str]) -> list[str]:
-    named: list[tuple[str, Any]] = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
-    named += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
-    words = [str(word) for option, value in named if value is not None for word in (option, value)]
-    return ["srum-train", *words, *only, *typed.settings]

@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError for a judge that was not asked, and for files that are there already."""
+    """Return 0. Raises RecordError for a judge that was not asked, and for files that are there already."""
     source = Run.open(parsed.run, plugins.discover())
     round = judged_round(source, parsed.round)
     judge = _judge(source, round, parsed.judge)
@@ -65,10 +65,10 @@ def run(parsed: argparse.Namespace) -> int:
 def _judge(run: Run, round: int, name: str) -> Judge:
     asked = {exchange.asked_by for each in run.judgements(round) for exchange in each.exchanges}
     if name not in asked:
-        there = f"Recorded are: {', '.join(sorted(asked))}." if asked else "No answer of any judge is."
+        message = f"Recorded are: {', '.join(sorted(asked))}." if asked else "No answer of any judge is."
         raise RecordError(
             f'No answer to a judge "{name}" is recorded in round {round} of {shown(run.folder)}.'
-            f"{did_you_mean(name, asked)} {there}"
+            f"{did_you_mean(name, asked)} {message}"
         )
     judges = dict(run.at("judge", round).judges())
     if name not in judges:
@@ -79,7 +79,7 @@ def _judge(run: Run, round: int, name: str) -> Judge:
 
 
 def _transcripts(run: Run, round: int, name: str, judge: Judge) -> Iterator[Transcript]:
-    """One for every image that the judge was asked about. Raises RecordError if it would ask otherwise today."""
+    """Yield a transcript of every image that the judge was asked about. Raises RecordError if it asks otherwise now."""
     for candidate, judgement in judged(run, round):
         if not any(exchange.asked_by == name for exchange in judgement.exchanges):
             continue  # it had no question, or its regions are not known
@@ -92,7 +92,7 @@ def _transcripts(run: Run, round: int, name: str, judge: Judge) -> Iterator[Tran
 
 
 def _with_copies(transcript: Transcript, run: Path, folder: Path, force: bool) -> Transcript:
-    """Naming copies of its images in the folder. Raises RecordError where another image is there already."""
+    """Copy the images to the folder and name the copies. Raises RecordError if another image has the name already."""
     candidate = transcript.candidate
     images = [candidate.image, candidate.reference, *(each.question.image for each in transcript.exchanges)]
     copies: dict[Path, Path] = {}

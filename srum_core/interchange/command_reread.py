@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, also if nothing changes. Raises ConfigError, and RecordError for answers that cannot be read again."""
+    """Return 0, also if nothing changes. Raises ConfigError, and RecordError for answers that cannot be read again."""
     registry = plugins.discover()
     old = Run.open(parsed.run, registry)
     settings = config.changed(old.settings, parsed.settings, registry, COMMAND_LINE)
@@ -62,11 +62,11 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _reread(old: Run, new: Run, only: int | None, examples: int, dry_run: bool) -> None:
-    """`only`: this round; None = all that are judged."""
-    chosen = judged_round(new, only)
-    rounds = judged_rounds(new) if only is None else [chosen]
+    """Read the round `only` again; None: all judged rounds."""
+    round = judged_round(new, only)
+    rounds = judged_rounds(new) if only is None else [round]
     other = _other_settings(new, rounds)
-    tallies = [_tally(round, _again(new, round)) for round in rounds]
+    tallies = [_tally(round, _read_again(new, round)) for round in rounds]
     _show(tallies, examples)
     changed = [tally.round for tally in tallies if tally.differing]
     if not (changed or other or old.settings != new.settings):
@@ -79,10 +79,10 @@ def _reread(old: Run, new: Run, only: int | None, examples: int, dry_run: bool) 
         return
     stale = sorted({*changed, *other})
     for round in stale:
-        _write_aside(new, round, _again(new, round))
+        _write_aside(new, round, _read_again(new, round))
     for round in stale:
-        kept = _swap(new.stage_folder("judge", round))
-        print(f"Round {round}: written; the judgements as they were are in {shown(kept)}")
+        backup = _swap(new.stage_folder("judge", round))
+        print(f"Round {round}: written; the judgements as they were are in {shown(backup)}")
     if old.settings != new.settings:
         Run.create(new.folder, new.settings, new.registry)
     _say_trained(new, changed)
@@ -97,10 +97,10 @@ def _is_reading(key: str) -> bool:
 
 
 def _refuse_others(old: Run, new: Run) -> None:
-    """Raise ConfigError for a change of anything else, in the run's own settings or in those of a round."""
+    """Raise ConfigError if any other setting changes, for the run or for one round."""
     wrong: dict[str, str] = {}
-    own = old.settings, new.settings
-    changing = (k for k in old.settings.round_numbers if any(each.changes(k) for each in own))
+    both = old.settings, new.settings
+    changing = (k for k in old.settings.round_numbers if any(each.changes(k) for each in both))
     for round in [None, *changing]:
         pair = [as_data(run.at("judge", round).settings) | {"rounds": run.settings.round_count} for run in (old, new)]
         wrong |= {key: how for key, how in differences(*pair).items() if not _is_reading(key)}
@@ -113,12 +113,12 @@ def _refuse_others(old: Run, new: Run) -> None:
 
 
 def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]]:
-    """The rounds whose judgements were made with other settings than today's, and which."""
-    found = {
+    """Return by round the settings that differ between its judgements and the run today."""
+    differing = {
         k: differences(read_json(run.stage_folder("judge", k) / "settings.json"), run.stage_settings("judge", k))
         for k in judged_rounds(run)
     }
-    for round, wrong in found.items():
+    for round, wrong in differing.items():
         message = "; ".join(f"{key} {how}" for key, how in wrong.items())
         if any(not _is_reading(key) for key in wrong):
             raise RecordError(
@@ -131,48 +131,48 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
                 f"Round {round} was judged with other settings: {message}. Settings hold for the whole run: leave "
                 "--round out, and all rounds are read again."
             )
-    return {round: wrong for round, wrong in found.items() if wrong}
+    return {round: wrong for round, wrong in differing.items() if wrong}
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _again(run: Run, round: int) -> Iterator[Pair]:
-    """Every judgement of a round with its scores as of today, in the order of writing. Where the regions are not
-    known, no questions were asked, and the judgement does not change."""
+def _read_again(run: Run, round: int) -> Iterator[Pair]:
+    """Read every judgement of a round again, in the order of writing. A judgement without known regions has no answers
+    and stays as it is."""
     run = run.at("judge", round)
     judges = run.judges()
-    there = Records(run.stage_folder("judge", round), Judgement)  # their settings may change: that is what this is for
+    records = Records(run.stage_folder("judge", round), Judgement)  # without settings, which may have changed
     candidates, groundings = run.candidates(round), run.groundings(round)
-    if there.done:
-        there.require(candidates.ids())
-    for old in there:
+    if records.done:
+        records.require(candidates.ids())
+    for old in records:
         (candidate,) = candidates.select([old.candidate])
         (grounding,) = groundings.select([old.candidate])
         asks = any(each.questions(candidate, grounding.regions) for _, each in judges)
         if asks and not old.exchanges and old.scores:
             raise RecordError(
-                f"{there.folder} holds scores of image {old.candidate}, but not the answers behind them, as "
+                f"{records.folder} holds scores of image {old.candidate}, but not the answers behind them, as "
                 "after srum import. There is nothing to read again; to judge these images use "
-                f"{redo_option(there.folder)}."
+                f"{redo_option(records.folder)}."
             )
         if grounding.failures:
             yield candidate, old, old
             continue
-        seen = attrs.evolve(candidate, boxes=old.boxes)
-        interviews = [Interview.replay(name, judge, seen, grounding.regions, old.exchanges) for name, judge in judges]
+        image = attrs.evolve(candidate, boxes=old.boxes)
+        interviews = [Interview.replay(name, judge, image, grounding.regions, old.exchanges) for name, judge in judges]
         yield candidate, old, judgement(grounding, interviews, run.settings.judge.doubt)
 
 
 @frozen
 class _Tally:
-    """What reading one round again changes."""
+    """What changes in one round."""
 
     round: int
     row: list[str]
-    """Of the table."""
+    """The cells of the table."""
     differing: int
-    """Judgements in which anything changes, be it a word."""
+    """Judgements in which anything changes, even a single word."""
     examples: list[str]
 
 
@@ -187,15 +187,16 @@ def _tally(round: int, pairs: Iterator[Pair]) -> _Tally:
         unreadable += bool(new.failures) and not old.failures
         differing += old != new
         values, today = _values(old), _values(new)
-        for what in dict.fromkeys([*values, *today]):
-            was, now = values.get(what), today.get(what)
-            if was == now:
+        for key in dict.fromkeys([*values, *today]):
+            old_value, new_value = values.get(key), today.get(key)
+            if old_value == new_value:
                 continue
-            if isinstance(was, float) and isinstance(now, float):
-                distances.append(abs(was - now))
-            judge, region, _ = what
+            if isinstance(old_value, float) and isinstance(new_value, float):
+                distances.append(abs(old_value - new_value))
+            judge, region, _ = key
             place = "whole image" if region is None else f"region {region}"
-            texts = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
+            pair = (old_value, new_value)
+            texts = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in pair]
             about = f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"})'
             examples.append(f"round {round}: {about}: {texts[0]} → {texts[1]}")
     changed = f"{len(distances)} of {scores}"
@@ -205,14 +206,14 @@ def _tally(round: int, pairs: Iterator[Pair]) -> _Tally:
 
 
 def _values(judged: Judgement) -> dict[tuple[str, str | None, int], float | str]:
-    """A number, or why there is none, for every (judge, region, how many of the same came before)."""
-    found: dict[tuple[str, str | None, int], float | str] = {}
-    both: tuple[Score | Unreadable, ...] = (*judged.scores, *judged.failures)
-    for each in both:
-        number = sum(key[:2] == (each.judge, each.region) for key in found)
+    """Return the score, or why it is unreadable, by (judge, region, number of results before it with both the same)."""
+    values: dict[tuple[str, str | None, int], float | str] = {}
+    results: tuple[Score | Unreadable, ...] = (*judged.scores, *judged.failures)
+    for each in results:
+        number = sum(key[:2] == (each.judge, each.region) for key in values)
         value = f"unreadable ({each.why})" if isinstance(each, Unreadable) else float(each.value)
-        found[each.judge, each.region, number] = value
-    return found
+        values[each.judge, each.region, number] = value
+    return values
 
 
 def _show(tallies: Sequence[_Tally], examples: int) -> None:
@@ -236,23 +237,23 @@ def _aside(folder: Path) -> Path:
 
 
 def _write_aside(run: Run, round: int, pairs: Iterator[Pair]) -> None:
-    """The new folder, complete, next to the old one."""
+    """Write the new judgements to a folder beside the old one."""
     folder = run.stage_folder("judge", round)
     shutil.rmtree(_aside(folder), ignore_errors=True)
     records = Records(_aside(folder), Judgement, run.stage_settings("judge", round), writer=0)
-    while some := list(islice(pairs, _CHUNK)):
-        records.extend(new for _, _, new in some)
+    while chunk := list(islice(pairs, _CHUNK)):
+        records.extend(new for _, _, new in chunk)
     if (folder / "DONE").exists():
         records.mark_done()
 
 
 def _swap(folder: Path) -> Path:
-    """Put the new folder in the old one's place, and return where the old one is now."""
-    kept = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.before-{n}")).exists())
-    folder.rename(kept)
+    """Replace the old folder by the new one, and return the old one's new path."""
+    backup = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.before-{n}")).exists())
+    folder.rename(backup)
     _aside(folder).rename(folder)
     sync_folder(folder.parent)
-    return kept
+    return backup
 
 
 def _finish_interrupted(run: Run) -> None:
@@ -266,7 +267,7 @@ def _finish_interrupted(run: Run) -> None:
 
 
 def _say_trained(run: Run, changed: Sequence[int]) -> None:
-    """Print which checkpoints come from other judgements than those now in their round."""
+    """Print which rounds were trained on the old judgements."""
     trained = [k for k in changed if run.done("train", k) or (run.round_folder(k) / "training").exists()]
     if not trained:
         return

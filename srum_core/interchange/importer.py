@@ -46,41 +46,45 @@ class Intake:
 
 
 def take_in(
-    found: Iterable[Incoming | Bad],
+    records: Iterable[Incoming | Bad],
     folder: Path,
     settings: Settings,
     registry: Registry,
     skip_bad: bool,
     judged: bool = True,
 ) -> Intake:
-    """Make the run, whole or not at all. One prompt an image; its id follows from the prompt's id and the run's seed.
-    With `judged` what came with the images is their judgement; else they are candidates, to be judged there.
+    """Create the run, complete or not at all, with one prompt for each image.
 
-    Raises RecordError if the folder is there, if nothing can be used, or if anything cannot and not `skip_bad`;
-    ConfigError if the settings ask for several images a prompt."""
+    skip_bad    leave out records that cannot be used
+    judged      the records hold judgements; otherwise the run judges the images
+
+    Raises RecordError if the folder exists, if no record can be used, or if one cannot be used without `skip_bad`;
+    ConfigError if the settings ask for several images per prompt."""
     if (number := config.of_round(settings, 1, registry).generate.candidates) != 1:
         raise ConfigError(
             f"generate.candidates is {number}, but every imported image is the one image of "
             "its prompt. Add generate.candidates=1, here and for srum-train."
         )
     with fresh(folder) as aside:
-        intake = _fill(Run.create(aside, settings, registry), found, skip_bad, judged)
+        intake = _fill(Run.create(aside, settings, registry), records, skip_bad, judged)
         lines = [*intake.notes, *(f"{bad} (skipped)" for bad in intake.bad), *intake.places]
         write_atomic(aside / LOG, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
     return intake
 
 
-def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool, judged: bool) -> Intake:
+def _fill(run: Run, source: Iterable[Incoming | Bad], skip_bad: bool, judged: bool) -> Intake:
     intake, prompts = Intake(), dict[str, Prompt]()
     candidates, groundings, judgements = run.candidates(1), run.groundings(1), run.judgements(1)
-    usable = _usable(found, intake, prompts)
-    while some := list(islice(usable, _CHUNK)):
-        made = [_records(run, candidates.folder / "images", each) for each in some]
-        candidates.extend(candidate for candidate, _ in made)
+    usable = _usable(source, intake, prompts)
+    while chunk := list(islice(usable, _CHUNK)):
+        pairs = [_records(run, candidates.folder / "images", each) for each in chunk]
+        candidates.extend(candidate for candidate, _ in pairs)
         if judged:
-            groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
-            judgements.extend(each for _, each in made)
-        intake.places += [f"{each.where}: is image {own.id}" for each, (own, _) in zip(some, made, strict=True)]
+            groundings.extend(Grounding(each.candidate, each.regions) for _, each in pairs)
+            judgements.extend(each for _, each in pairs)
+        intake.places += [
+            f"{each.where}: is image {candidate.id}" for each, (candidate, _) in zip(chunk, pairs, strict=True)
+        ]
     bad = len(intake.bad)
     if bad and not skip_bad:
         raise RecordError(
@@ -96,21 +100,21 @@ def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool, judged: boo
     return intake
 
 
-def _usable(found: Iterable[Incoming | Bad], intake: Intake, prompts: dict[str, Prompt]) -> Iterator[Incoming]:
-    """The usable records, each with its own prompt id ("ID-2", "ID-3", … where it is taken); all are counted."""
-    for each in found:
+def _usable(records: Iterable[Incoming | Bad], intake: Intake, prompts: dict[str, Prompt]) -> Iterator[Incoming]:
+    """Yield the usable records, each with a unique prompt id ("ID-2", "ID-3", … if it is taken), and count all."""
+    for each in records:
         if isinstance(each, Bad):
             intake.bad.append(each)
             continue
-        whole = [score.value for score in each.scores if score.region is None]
+        global_scores = [score.value for score in each.scores if score.region is None]
         intake.images += 1
-        intake.scores += len(each.scores) - len(whole)
+        intake.scores += len(each.scores) - len(global_scores)
         intake.failed += bool(each.failures)
-        intake.without += not whole and not each.failures
-        intake.zero += 0 in whole
+        intake.without += not global_scores and not each.failures
+        intake.zero += 0 in global_scores
         intake.notes += [f"{each.where}: {clean(note)}" for note in each.notes]
-        own = each.prompt.id
-        free = next(name for n in count(1) if (name := own if n == 1 else f"{own}-{n}") not in prompts)
+        first = each.prompt.id
+        free = next(name for n in count(1) if (name := first if n == 1 else f"{first}-{n}") not in prompts)
         prompts[free] = attrs.evolve(each.prompt, id=free)
         yield attrs.evolve(each, prompt=prompts[free])
 

@@ -71,8 +71,8 @@ class Unusable(Exception):
     """Why a line or row cannot be used."""
 
 
-def stored(name: str, data: bytes) -> File:
-    """An image's bytes, known to be an image. Raises Unusable."""
+def check_image(name: str, data: bytes) -> File:
+    """Check that bytes are an image. Raises Unusable."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -87,7 +87,7 @@ def stored(name: str, data: bytes) -> File:
 
 
 def find(name: str, folders: Sequence[Path]) -> Path:
-    """The file in the first of the folders that has it. Raises Unusable, also for a name that leads out of them."""
+    """Return the file in the first folder that has it. Raises Unusable, also for a name outside of the folder."""
     problems = []
     for folder in folders:
         try:
@@ -97,10 +97,10 @@ def find(name: str, folders: Sequence[Path]) -> Path:
     raise Unusable(f"its image {'; '.join(problems)} (say where with --images)")
 
 
-def opened(path: Path) -> File:
-    """Raises Unusable."""
+def load_image(path: Path) -> File:
+    """Read an image file. Raises Unusable."""
     try:
-        return stored(path.name, path.read_bytes())
+        return check_image(path.name, path.read_bytes())
     except OSError as error:
         raise Unusable(f"its image {path} cannot be read ({error.strerror})") from error
 
@@ -110,7 +110,7 @@ def in_words(value: object) -> str:
 
 
 def text_of(record: Mapping[str, Any], key: str) -> str:
-    """The text under the key, which is not empty. Raises Unusable."""
+    """Return the text under the key. Raises Unusable if it is empty or no text."""
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
         raise Unusable(f'its "{key}" is {in_words(value)}, and should be a text')
@@ -118,7 +118,7 @@ def text_of(record: Mapping[str, Any], key: str) -> str:
 
 
 def id_in(*values: object) -> str:
-    """The first that is set. Raises Unusable where that is neither a text nor a whole number."""
+    """Return the first id that is set. Raises Unusable if it is neither a text nor a whole number."""
     value = next(each for each in values if each not in (None, ""))
     if not isinstance(value, str | int):
         raise Unusable(f"its id is {in_words(value)}, and should be a text")
@@ -126,14 +126,14 @@ def id_in(*values: object) -> str:
 
 
 def score_in_range(value: object, what: str) -> float:
-    """A score as it must be. Raises Unusable for anything but a number in [-1, 1]: nothing is clipped or guessed."""
+    """Return a score. Raises Unusable for anything but a number in [-1, 1]: nothing is clipped or guessed."""
     if isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1:
         return float(value)
     raise Unusable(f"{what} has the score {value!r}, which is not a number in [-1, 1]")
 
 
 def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
-    """The judged images of a round, in the order of judging. Raises RecordError where one is lost."""
+    """Yield the judged images of a round, in the order of judging. Raises RecordError if one is lost."""
     candidates, judgements = run.candidates(round), run.judgements(round)
     if judgements.done:
         judgements.require(candidates.ids())
@@ -143,7 +143,7 @@ def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
 
 
 def renamed(exchanges: Sequence[Exchange], names: Mapping[Path, Path]) -> tuple[Exchange, ...]:
-    """With other names for the images that questions are about."""
+    """Rename the images that questions are about."""
     return tuple(
         attrs.evolve(
             each, question=attrs.evolve(each.question, image=names.get(each.question.image, each.question.image))
@@ -154,16 +154,16 @@ def renamed(exchanges: Sequence[Exchange], names: Mapping[Path, Path]) -> tuple[
 
 @contextmanager
 def fresh(folder: Path) -> Iterator[Path]:
-    """A folder to fill, moved into place once it is complete, and deleted on any error.
+    """Yield a new folder to fill; rename it to `folder` once it is complete, delete it on any error.
 
-    Raises RecordError if there is something in that place."""
+    Raises RecordError if `folder` exists and is not empty."""
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecordError(f"{folder} is there already. Choose another folder, or remove that one first.")
     new = aside(folder)
-    for left in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
-        if left == new or abandoned(left.name):
-            delete(left)
+    for leftover in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
+        if leftover == new or abandoned(leftover.name):
+            delete(leftover)
     new.mkdir(parents=True)
     try:
         with naming(new):

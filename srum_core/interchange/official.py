@@ -27,7 +27,7 @@ from statistics import fmean
 from typing import Any
 
 from srum_core.errors import RecordError, clean
-from srum_core.interchange.incoming import Bad, Incoming, Unusable, find, opened, score_in_range, text_of
+from srum_core.interchange.incoming import Bad, Incoming, Unusable, find, load_image, score_in_range, text_of
 from srum_core.models.images import read_files
 from srum_core.records import Box, Candidate, Judgement, Prompt, Region, Score
 from srum_core.runs.prompts import other_task, tell_once
@@ -47,12 +47,12 @@ Generated = Mapping[str, tuple[Prompt, str]]
 
 
 def read_official(path: Path, images: Path | None = None, candidates: Path | None = None) -> Iterator[Incoming | Bad]:
-    """Every line of a file.
+    """Read every line of a file.
 
     images      where the images are; None = the file's folder, or `images/` in it
     candidates  an output.jsonl, whose prompts are then taken instead of the judge records' own
 
-    Raises RecordError if a file cannot be read, or if `candidates` holds a line that is none."""
+    Raises RecordError if a file cannot be read, or if a line of `candidates` is not a record of output.jsonl."""
     folders = [images] if images else [path.parent, path.parent / "images"]
     generated = None if candidates is None else dict(_generated(candidates))
     for where, line in lines_of(path):
@@ -63,7 +63,7 @@ def read_official(path: Path, images: Path | None = None, candidates: Path | Non
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Where each line that is not empty is, and its bytes. Raises RecordError."""
+    """Yield the place and the bytes of each line that is not empty. Raises RecordError."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -74,7 +74,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def record_of(line: bytes) -> Json:
-    """The object in a line. Raises Unusable."""
+    """Parse the JSON object in a line. Raises Unusable."""
     try:
         value = json.loads(line.rstrip().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -122,10 +122,10 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], generated: Gene
         generated[name] if generated is not None else (Prompt(Path(name).stem, text_of(record, "prompt")), "")
     )
     path = find(name, folders)
-    image = opened(path)
+    image = load_image(path)
     regions, scores, notes = _entries(record, trained, image.size)
     good = find(text_of(record, "good_image_file"), folders) if trained else path
-    reference = None if good == path else opened(good)
+    reference = None if good == path else load_image(good)
     if reference and reference.size != image.size:
         sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, reference))
         raise Unusable(f"its two images must be of one size, but {sizes}")
@@ -139,19 +139,19 @@ class _LeftOut(Exception):
 def _entries(
     record: Json, trained: bool, size: tuple[int, int]
 ) -> tuple[tuple[Region, ...], tuple[Score, ...], tuple[str, ...]]:
-    """The regions, the scores, and what was left out or changed."""
+    """Return the regions, the scores, and notes on what was left out or changed."""
     entries = record.get("vlm_rewards")
     if not isinstance(entries, list):
         raise Unusable(f'its "vlm_rewards" is {entries!r}, and should be a list')
     regions, scores, notes = list[Region](), list[Score](), list[str]()
-    given = [] if trained or record.get(GLOBAL) is None else [record[GLOBAL]]
+    global_entries = [] if trained or record.get(GLOBAL) is None else [record[GLOBAL]]
     number = 0
-    for place, entry in enumerate([*given, *entries]):
-        named = trained and isinstance(entry, dict) and entry.get("object") == GLOBAL
+    for place, entry in enumerate([*global_entries, *entries]):
+        is_global = trained and isinstance(entry, dict) and entry.get("object") == GLOBAL
         try:
-            if named and any(score.region is None for score in scores):
+            if is_global and any(score.region is None for score in scores):
                 notes.append("a second global score was left out: the first counts")
-            elif named or place < len(given):
+            elif is_global or place < len(global_entries):
                 scores.append(_global(entry, "score" if trained else "global_layout_score"))
             else:
                 number += 1
@@ -173,7 +173,7 @@ def _global(entry: Any, key: str) -> Score:
 
 
 def _regional(entry: Any, number: int, key: str, size: tuple[int, int]) -> tuple[Region, Score, list[str]]:
-    """The third: whether the box was cut."""
+    """Return the region, its score, and a note if the box was clipped."""
     label = _words(entry, key) if isinstance(entry, dict) else ""
     what = f"entry {number} ({label})" if label else f"entry {number}"
     if not isinstance(entry, dict):
@@ -188,9 +188,9 @@ def _regional(entry: Any, number: int, key: str, size: tuple[int, int]) -> tuple
         why = f"lies outside the {width}x{height} image"
         if x0 >= x1 or y0 >= y1:
             why = "is empty" if x0 == x1 or y0 == y1 else "is reversed"
-        raise _LeftOut(f"{what} was left out: its box {_shown(edges)} {why}")
+        raise _LeftOut(f"{what} was left out: its box {_format(edges)} {why}")
     clipped = any(edge < 0 for edge in edges) or x1 > width or y1 > height
-    note = f"{what} was clipped to the image: {_shown(edges)} in {width}x{height}"
+    note = f"{what} was clipped to the image: {_format(edges)} in {width}x{height}"
     score = Score(value, str(number), _words(entry, "reason"), JUDGE, label)
     return Region(str(number), cut), score, [note] if clipped else []
 
@@ -201,15 +201,15 @@ def _words(entry: Json, key: str) -> str:
 
 
 def _edges(values: Any, what: str) -> Box:
-    """Four numbers. Raises Unusable for values that are not finite, like the official reader."""
+    """Return the four edges of a box. Raises Unusable for values that are not finite, as the official reader fails."""
     if not isinstance(values, list) or len(values) != 4:
         raise _LeftOut(f"{what} was left out: its box is {values!r}, and should be four numbers")
-    found = [_number(value) for value in values]
-    if None in found:
+    numbers = [_number(value) for value in values]
+    if None in numbers:
         raise _LeftOut(f"{what} was left out: its box {values!r} does not hold four numbers")
-    x0, y0, x1, y1 = (edge for edge in found if edge is not None)
+    x0, y0, x1, y1 = (edge for edge in numbers if edge is not None)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise Unusable(f"{what} has a box that is not finite: {_shown((x0, y0, x1, y1))}")
+        raise Unusable(f"{what} has a box that is not finite: {_format((x0, y0, x1, y1))}")
     return x0, y0, x1, y1
 
 
@@ -224,7 +224,7 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _shown(edges: Box) -> str:
+def _format(edges: Box) -> str:
     return f"[{', '.join(f'{edge:g}' for edge in edges)}]"
 
 
@@ -232,8 +232,8 @@ def _shown(edges: Box) -> str:
 
 
 def write_official(folder: Path, images: Iterable[tuple[Candidate, Judgement]]) -> Counter[str]:
-    """Write all four; returns counts: images, failed and unscored (left out), zero and without (global scores),
-    regions without a score, masks."""
+    """Write all four. Return counts: images; failed and unscored (left out); zero and without (global scores); regions
+    without a score; masks."""
     counts: Counter[str] = Counter()
     with (
         (folder / "output.jsonl").open("w", encoding="utf-8") as output,
@@ -260,24 +260,24 @@ def write_official(folder: Path, images: Iterable[tuple[Candidate, Judgement]]) 
             lines = (output, generated), (judge, record), (train, training_record(record, text, good))
             for file, line in lines:
                 file.write(json.dumps(line) + "\n")  # in ASCII, which can hold any text of a model
-            whole = record[GLOBAL]
+            global_entry = record[GLOBAL]
             counts["images"] += 1
-            counts["without"] += whole is None
-            counts["zero"] += whole is not None and whole["global_layout_score"] == 0
+            counts["without"] += global_entry is None
+            counts["zero"] += global_entry is not None and global_entry["global_layout_score"] == 0
             counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
             counts["masks"] += any(region.mask for region in judgement.regions)
     return counts
 
 
 def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
-    """A line of judge.jsonl. Regions without a score are not in it."""
+    """Return a line of judge.jsonl, without the regions that have no score."""
     scores: dict[str | None, list[Score]] = {}
     for score in judgement.scores:
         scores.setdefault(score.region, []).append(score)
     width, height = candidate.size
-    whole = None
+    global_entry = None
     if None in scores:
-        whole = {
+        global_entry = {
             "global_layout_score": fmean(score.value for score in scores[None]),
             "reason": _reason(scores[None]),
             "bbox": [0, 0, width, height],
@@ -289,7 +289,7 @@ def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
         "vlm_rewards": [
             _entry(region, scores[region.id], candidate.size) for region in judgement.regions if region.id in scores
         ],
-        GLOBAL: whole,
+        GLOBAL: global_entry,
         # As in the release, where the judge of regions comes last: the last answer of the last judge.
         "vlm_raw_output": judgement.exchanges[-1].answer if judgement.exchanges else "",
     }
@@ -313,7 +313,7 @@ def _reason(scores: list[Score]) -> str:
 
 
 def pixels(box: Box, size: tuple[int, int]) -> list[int]:
-    """A box in whole pixels, at least one wide and high."""
+    """Round a box to whole pixels, at least one wide and high."""
     low, high = [], []
     for start, end, side in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
         first = min(round(start * side), side - 1)
@@ -323,14 +323,14 @@ def pixels(box: Box, size: tuple[int, int]) -> list[int]:
 
 
 def training_record(record: Mapping[str, Any], prompt: str, good: str | None = None) -> Json | None:
-    """A line of train.jsonl out of one of judge.jsonl; None if nothing scored is left, which is never so for ours.
+    """Convert a line of judge.jsonl to one of train.jsonl; None if it has no scores, as only lines of others can.
 
-    `good`: the reference image; without one the image is its own."""
+    good        the reference image; None: the image itself"""
     entries: list[Json] = []
-    whole = record.get(GLOBAL) or {}
-    if "global_layout_score" in whole:
-        box, reason = whole.get("bbox", [0, 0, 0, 0]), whole.get("reason", "")
-        entries.append({"object": GLOBAL, "bbox": box, "score": whole["global_layout_score"], "reason": reason})
+    global_entry = record.get(GLOBAL) or {}
+    if "global_layout_score" in global_entry:
+        box, reason = global_entry.get("bbox", [0, 0, 0, 0]), global_entry.get("reason", "")
+        entries.append({"object": GLOBAL, "bbox": box, "score": global_entry["global_layout_score"], "reason": reason})
     entries += [
         {"object": each["identified_object"], "bbox": each["bbox"], "score": each["score"]}
         for each in record["vlm_rewards"]

@@ -32,13 +32,13 @@ from srum_core.interchange.incoming import (
     File,
     Incoming,
     Unusable,
+    check_image,
     find,
     id_in,
     in_words,
-    opened,
+    load_image,
     renamed,
     score_in_range,
-    stored,
     text_of,
 )
 from srum_core.models.images import read_files
@@ -66,7 +66,7 @@ _RECORDS: Mapping[str, Any] = {
 
 
 def need(what: str) -> tuple[Any, Any, Any]:
-    """The modules datasets, pyarrow and pyarrow.parquet. Raises ConfigError with how to get them."""
+    """Return the modules datasets, pyarrow and pyarrow.parquet. Raises ConfigError if they are not installed."""
     try:
         import datasets
         import pyarrow
@@ -77,7 +77,7 @@ def need(what: str) -> tuple[Any, Any, Any]:
 
 
 def features(datasets: Any) -> Any:
-    """The columns. A nested one lists every field of its record, so that nothing is lost."""
+    """Return the columns. A nested column has every field of its record, so that nothing is lost."""
 
     def column(kind: Any) -> Any:
         kind = next((each for each in get_args(kind) if NoneType in get_args(kind) and each is not NoneType), kind)
@@ -101,17 +101,17 @@ def features(datasets: Any) -> Any:
 
 
 def write_parquet(path: Path, images: Iterable[tuple[Candidate, Judgement]]) -> tuple[int, int]:
-    """Write one file; returns how many rows it has, and in how many of them text had to be repaired."""
+    """Write one file; return the number of rows, and of rows whose text was repaired."""
     datasets, pyarrow, parquet = need("Writing Parquet")
     schema = features(datasets).arrow_schema
     rows = repaired = 0
     with parquet.ParquetWriter(path, schema) as writer:
         pending = (_row(candidate, judgement) for candidate, judgement in images)
-        while some := list(islice(pending, _GROUP)):
-            whole = [_repaired(row) for row in some]
-            repaired += sum(row != other for row, other in zip(some, whole, strict=True))
-            rows += len(some)
-            writer.write_table(pyarrow.Table.from_pylist(whole, schema=schema))
+        while chunk := list(islice(pending, _GROUP)):
+            repaired_rows = [_repaired(row) for row in chunk]
+            repaired += sum(row != other for row, other in zip(chunk, repaired_rows, strict=True))
+            rows += len(chunk)
+            writer.write_table(pyarrow.Table.from_pylist(repaired_rows, schema=schema))
     return rows, repaired
 
 
@@ -134,7 +134,7 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
 
 
 def _repaired(value: Any) -> Any:
-    """With U+FFFD in the place of lone surrogates."""
+    """Replace lone surrogates by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -146,10 +146,11 @@ def _repaired(value: Any) -> Any:
 
 
 def read_parquet(path: Path, images: Path | None = None) -> Iterator[Incoming | Bad]:
-    """Every row of a Parquet file, of all in a folder, or of a saved data set.
+    """Read every row of a Parquet file, of all Parquet files in a folder, or of a saved data set.
 
-    images      where images are that the rows only name; None = the file's folder
-    Raises RecordError for what is none of these or lacks a column, ConfigError without `datasets`."""
+    images      folder of images that rows only name; None = the file's folder
+
+    Raises RecordError for any other source or a missing column, ConfigError without `datasets`."""
     for where, table in read_rows(path, _columns):
         try:
             yield _incoming(where, plain(table), images or (path if path.is_dir() else path.parent))
@@ -158,13 +159,13 @@ def read_parquet(path: Path, images: Path | None = None) -> Iterator[Incoming | 
 
 
 def read_rows(path: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
-    """Every row as a table of one row. Columns that `choose` does not name are not read."""
+    """Read every row as a table of one row, with the columns that `choose` returns."""
     datasets, pyarrow, parquet = need("Reading Parquet")
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir()))
         raise RecordError(f"{path} is a data set in several splits ({splits}). Name the folder of one of them.")
     if (path / "state.json").is_file():
-        yield from rows_of(_saved(datasets, path), path, choose)
+        yield from rows_of(_load_saved(datasets, path), path, choose)
         return
     files = {path.name: path}
     if path.is_dir():
@@ -186,13 +187,13 @@ def _numbered(name: str, tables: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def rows_of(data: Any, name: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
-    """The same of a `datasets.Dataset`. As Arrow tables: a column of the kind Image or Audio would open the files that
-    its rows name."""
-    chosen = data.select_columns(choose(name, data.column_names))
-    yield from _numbered(name.name, chosen.with_format("arrow").iter(batch_size=_GROUP))
+    """Read the rows of a `datasets.Dataset`, as Arrow tables: columns of type Image or Audio would open the files that
+    rows name."""
+    selection = data.select_columns(choose(name, data.column_names))
+    yield from _numbered(name.name, selection.with_format("arrow").iter(batch_size=_GROUP))
 
 
-def _saved(datasets: Any, path: Path) -> Any:
+def _load_saved(datasets: Any, path: Path) -> Any:
     try:
         for each in json.loads((path / "state.json").read_bytes())["_data_files"]:
             inside(path, each["filename"])
@@ -213,17 +214,16 @@ def plain(table: Any) -> Json:
 def _columns(path: Path, columns: Sequence[str]) -> list[str]:
     missing = [name for name in NEEDED if name not in columns]
     if missing:
-        there = ", ".join(columns)
         raise RecordError(
-            f"{path} has no column {' and no column '.join(missing)}; it has {there}. Needed are {', '.join(NEEDED)}, "
-            "as srum export --to parquet writes them. " + CAPTIONED
+            f"{path} has no column {' and no column '.join(missing)}; it has {', '.join(columns)}. Needed are "
+            f"{', '.join(NEEDED)}, as srum export --to parquet writes them. " + CAPTIONED
         )
     if wrong := other_task(dict.fromkeys(columns, True), images=False):
         raise RecordError(f"{path}: {wrong}")
-    known = list(features(need("Reading Parquet")[0]))
-    if unknown := [name for name in columns if name not in known]:
+    names = list(features(need("Reading Parquet")[0]))
+    if unknown := [name for name in columns if name not in names]:
         tell_once(f"{path}: these columns are not read: {clean(', '.join(unknown))}.")
-    return [name for name in known if name in columns]
+    return [name for name in names if name in columns]
 
 
 def _incoming(where: str, row: Json, folder: Path) -> Incoming:
@@ -238,10 +238,10 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     _refuse_strangers(records["regions"], [*records["scores"], *records["failures"]])
     if not records["scores"] and not records["failures"]:
         raise Unusable("it holds no score")
-    known = [each for each in records["exchanges"] if each.question.image in (OWN, REFERENCE)]
+    exchanges = [each for each in records["exchanges"] if each.question.image in (OWN, REFERENCE)]
     strange = {str(each.question.image) for each in records["exchanges"]} - {str(OWN), str(REFERENCE)}
     notes = [f"exchanges about {name}, neither its image nor its reference, were left out" for name in sorted(strange)]
-    records["exchanges"] = tuple(known)
+    records["exchanges"] = tuple(exchanges)
     prompt = Prompt(id_in(row.get("prompt_id"), row.get("id"), where), text, _tags(row.get("tags")))
     seed = row.get("seed")
     texts: dict[str, Any] = {name: row.get(name) or "" for name in _TEXTS}
@@ -254,14 +254,14 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
 
 
 def read_image(value: Any, folders: Sequence[Path], name: str) -> File | None:
-    """An image's bytes, in the row or in a file of the folders that it names; None where there is neither."""
+    """Return an image from bytes, or from the file in `folders` that the row names; None if there is neither."""
     both = {"bytes": value} if isinstance(value, bytes) or value is None else value
     data, path = (both.get("bytes"), both.get("path")) if isinstance(both, dict) else (both, None)
     if not isinstance(data, bytes | None) or not isinstance(path, str | None):
         raise Unusable(f"its {name} is {in_words(value)}, and should be bytes, or a struct of bytes and path")
     if data:
-        return stored(Path(path or f"{name}.png").name, data)
-    return opened(find(path, folders)) if path else None
+        return check_image(Path(path or f"{name}.png").name, data)
+    return load_image(find(path, folders)) if path else None
 
 
 def _tags(text: Any) -> Json:
@@ -275,7 +275,7 @@ def _tags(text: Any) -> Json:
 
 
 def _structured(name: str, value: Any) -> Any:
-    """Plain data as records; null where a field has a default counts as that."""
+    """Convert plain data to records; null counts as the default of a field."""
     structs = [] if value is None else [value] if name == "boxes" else value
     if not isinstance(structs, list) or not all(isinstance(each, dict) for each in structs):
         raise Unusable(f"its {name} are {in_words(structs)}, and should be a list of structs")
@@ -298,11 +298,11 @@ def _without_null(value: Any) -> Any:
     return {key: each for key, each in inner.items() if each is not None and each != {}}
 
 
-def _refuse_strangers(regions: Sequence[Region], said: Sequence[Score | Unreadable]) -> None:
+def _refuse_strangers(regions: Sequence[Region], results: Sequence[Score | Unreadable]) -> None:
     ids = [region.id for region in regions]
     if len(set(ids)) != len(ids):
         raise Unusable("two of its regions have the same id")
-    strange = {each.region for each in said} - {None, *ids}
+    strange = {each.region for each in results} - {None, *ids}
     if strange:
         raise Unusable(f"it scores region {sorted(map(str, strange))[0]!r}, which it does not list")
 

@@ -1,4 +1,4 @@
-"""A trained model on its way out of a run, with a model card: whole, or its LoRA weights; and its upload."""
+"""Export a trained model, whole or as LoRA weights, with a model card; upload it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from copy import copy
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from yaml import YAMLError
@@ -41,8 +41,8 @@ Written = tuple[str, str]
 
 
 def export_model(run: Run, round: int | None, to: str, folder: Path) -> None:
-    """Write the model after a round (None: the last that is trained), and print where. Raises RecordError or
-    ConfigError where it cannot be written so."""
+    """Write the model after a round (None: the last trained one), and print where. Raises RecordError or ConfigError if
+    it has no such format."""
     run, round = started_from(str(run.folder) + ("" if round is None else f":{round}"), run.registry)
     with fresh(folder) as new:
         what, loader = FORMATS[to](run, round, new)
@@ -82,16 +82,16 @@ def _peft(run: Run, round: int, folder: Path) -> Written:
 def _diffusers(run: Run, round: int, folder: Path) -> Written:
     """LoRA weights as pipelines of diffusers load them, or else the trained part as a model of diffusers."""
     name = run.settings.adapter.use
-    made = run.registry.load("adapter", name)
-    part = getattr(made, "diffusers_name", "")
+    adapter = run.registry.load("adapter", name)
+    part = getattr(adapter, "diffusers_name", "")
     if part and run.trained(round)[1]:
         from safetensors.torch import save_file
 
         _, tensors = _added(_lora_folders(run, round))
-        named = {f"{part}.{name.removeprefix(_BELOW)}": tensor for name, tensor in tensors.items()}
-        save_file(named, folder / _LORA, metadata={"format": "pt"})
+        renamed = {f"{part}.{name.removeprefix(_BELOW)}": tensor for name, tensor in tensors.items()}
+        save_file(renamed, folder / _LORA, metadata={"format": "pt"})
         return "LoRA weights for", "load_lora_weights of a pipeline of diffusers"
-    if not hasattr(made, "diffusers_model"):
+    if not hasattr(adapter, "diffusers_model"):
         able = ", ".join(sorted(_able(run))) or "none"
         raise ConfigError(
             f"diffusers has no class for the model that {name} trains{' whole' if part else ''}. {_WHOLE} Of the "
@@ -104,15 +104,15 @@ def _diffusers(run: Run, round: int, folder: Path) -> Written:
 
 
 def in_full(run: Run) -> Run:
-    """With full weights where they were quantised, and then in host memory: all of them may fit no GPU."""
+    """Return a run that loads full weights where the run has quantised ones, on the CPU: they may not fit on a GPU."""
     adapter = run.settings.adapter
     if adapter.options.get("quantize", "none") == "none":
         return run
     small = attrs.fields_dict(SmallMemory)
     options = {name: value for name, value in adapter.options.items() if name not in small} | {"device": "cpu"}
-    whole = copy(run)  # whose records are read by its own settings
-    whole.settings = attrs.evolve(run.settings, adapter=attrs.evolve(adapter, options=options))
-    return whole
+    full_run = copy(run)  # whose records are read by its own settings
+    full_run.settings = attrs.evolve(run.settings, adapter=attrs.evolve(adapter, options=options))
+    return full_run
 
 
 FORMATS: Mapping[str, Callable[[Run, int, Path], Written]] = {
@@ -123,19 +123,20 @@ FORMATS: Mapping[str, Callable[[Run, int, Path], Written]] = {
 
 
 def _able(run: Run) -> list[str]:
+    """Return the adapters with --to diffusers."""
     able = []
     for name in (each.component.name for each in run.registry.listing() if each.kind == "adapter"):
         with suppress(PluginError):  # its own libraries may be missing
-            made = run.registry.load("adapter", name)
-            if hasattr(made, "diffusers_model"):
+            adapter = run.registry.load("adapter", name)
+            if hasattr(adapter, "diffusers_model"):
                 able.append(name)
-            elif hasattr(made, "diffusers_name"):
+            elif hasattr(adapter, "diffusers_name"):
                 able.append(f"{name} (LoRA)")
     return able
 
 
 def _lora_folders(run: Run, round: int) -> list[Path]:
-    """Those to be merged into the base one after the other, the round's last. Raises RecordError."""
+    """Return the LoRA weights to merge into the base model, in order; the last are the round's. Raises RecordError."""
     _, lora = run.trained(round)
     if not lora or lora[-1] != run.stage_folder("train", round):
         raise RecordError(f"Round {round} of {run.folder} trained whole weights, not LoRA. {_WHOLE}")
@@ -143,8 +144,9 @@ def _lora_folders(run: Run, round: int) -> list[Path]:
 
 
 def _added(folders: Sequence[Path]) -> tuple[Any, dict[str, Any]]:
-    """LoRA weights of successive trainings as those of one, with PEFT's configuration. As products of two matrices they
-    add up where these are put side by side; the scale (alpha / rank) goes into the second, so that it is 1."""
+    """Join the LoRA weights of successive trainings to one, with PEFT's configuration.
+
+    Products of two matrices add up if the matrices are concatenated; the second takes the scale (alpha / rank)."""
     import torch
 
     from srum_core.models import trained
@@ -152,8 +154,7 @@ def _added(folders: Sequence[Path]) -> tuple[Any, dict[str, Any]]:
     parts: dict[str, list[Any]] = {}
     targets = []
     for folder in folders:
-        read: Any = trained.read_lora(folder)
-        about, tensors = read
+        about, tensors = cast(Any, trained.read_lora(folder))
         plain = not (about.use_rslora or about.rank_pattern or about.alpha_pattern)
         for name, tensor in tensors.items():
             if not plain or not name.endswith((".lora_A.weight", ".lora_B.weight")):

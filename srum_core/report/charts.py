@@ -23,10 +23,10 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 18, 34
 _MOST = 300
 """Points of a line; with more steps each is the mean of several."""
 _WINDOW = 20
-"""A smoothed line is the mean over about one in so many steps around each."""
+"""A smoothed value is the mean over 1/20 of the steps, those around it."""
 _EQUAL = 1e-6
-"""Numbers that differ by a smaller share make no scale."""
-_APART = 13.0
+"""An axis needs numbers that differ by at least this share."""
+_LABEL_GAP = 13.0
 """Pixels between the labels at the ends of lines."""
 
 Points = Sequence[tuple[float, float | None]]
@@ -34,13 +34,13 @@ Points = Sequence[tuple[float, float | None]]
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """From values in [low, high] to pixels."""
+    """Return a function from values in [low, high] to pixels."""
     size = (end - start) / (high - low) if high > low else 0.0
     return lambda value: round(start + (value - low) * size if size else (start + end) / 2, 2)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers that span [low, high]; the number itself where all are equal but for rounding."""
+    """Return round numbers that span [low, high]; the number itself where both are equal but for rounding."""
     if high - low <= _EQUAL * max(abs(low), abs(high)):
         return [low]
     rough = (high - low) / about
@@ -51,33 +51,33 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Short, and never -0."""
+    """Format a number, short, and never as -0."""
     text = f"{value:z.3g}" if abs(value) < 1e5 and (value == 0 or abs(value) >= 1e-3) else f"{value:.1e}"
     return re.sub("^-", "−", text)
 
 
 def thin(points: Points) -> Points:
-    """At most `_MOST` points, each the mean of as many neighbours."""
+    """Return at most `_MOST` points, each the mean of equally many neighbours."""
     size = ceil(len(points) / _MOST) or 1
     parts = [points[start : start + size] for start in range(0, len(points), size)]
     return [(fmean(x for x, _ in part), _mean([y for _, y in part])) for part in parts]
 
 
 def smoothed(points: Points, breaks: Sequence[float]) -> Points:
-    """Centred means over neighbours of the same round; empty with too few points for them."""
+    """Return centred means over neighbours of the same round; empty if there are too few points."""
     reach = len(points) // (2 * _WINDOW)
     parts = [sum(x >= start for start in breaks) for x, _ in points] if reach else []
     out: list[tuple[float, float | None]] = []
     for place, part in enumerate(parts):
         near = range(max(0, place - reach), min(len(points), place + reach + 1))
-        x, own = points[place]
-        out.append((x, own if own is None else _mean([points[k][1] for k in near if parts[k] == part])))
+        x, value = points[place]
+        out.append((x, value if value is None else _mean([points[k][1] for k in near if parts[k] == part])))
     return out
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 def line_chart(
@@ -89,8 +89,11 @@ def line_chart(
     axis: str = "training step",
     alone: bool = False,
 ) -> Markup:
-    """Values over x by label; those of estimates with a dot and their intervals. `breaks`: where a round begins, by x.
-    `smooth`: over the raw lines. `alone`: as a file of its own. Empty without a number to show."""
+    """Draw a line for each label; estimates get a dot and their interval. Empty if there is no number.
+
+    breaks      names of rounds, by the x where they begin
+    smooth      draw smoothed lines over the raw ones
+    alone       return a file of its own, not an element of the page"""
     breaks = breaks or {}
     values: dict[str, Points] = {}
     bars: dict[str, list[tuple[float, float, float]]] = {}
@@ -98,8 +101,8 @@ def line_chart(
         plain = [(x, y.value if isinstance(y, Estimate) else y) for x, y in sorted(points, key=lambda point: point[0])]
         if any(y is not None for _, y in plain):
             values[label] = thin(plain)
-            known = [(x, y.low, y.high) for x, y in points if isinstance(y, Estimate)]
-            bars[label] = [(x, low, high) for x, low, high in known if low is not None and high is not None]
+            estimates = [(x, y.low, y.high) for x, y in points if isinstance(y, Estimate)]
+            bars[label] = [(x, low, high) for x, low, high in estimates if low is not None and high is not None]
     if not values:
         return Markup("")
     xs = [x for points in values.values() for x, _ in points]
@@ -116,9 +119,9 @@ def line_chart(
     for x, words in breaks.items():
         parts.append(f'<path class="break" d="M{across(x)} {TOP}V{bottom}"/>')
         parts.append(_text(across(x), TOP - 6, words, "start"))
-    whole = all(x == int(x) for x in xs)
-    wanted = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs) and (x == int(x) or not whole)]
-    parts += [_text(across(x), bottom + 14, number(x), "middle") for x in wanted]
+    integers = all(x == int(x) for x in xs)
+    labelled = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs) and (x == int(x) or not integers)]
+    parts += [_text(across(x), bottom + 14, number(x), "middle") for x in labelled]
     parts.append(_text((LEFT + right) / 2, height - 4, axis, "middle"))
     labels, message = [], []
     for index, (label, line) in enumerate(values.items()):
@@ -130,12 +133,12 @@ def line_chart(
             path = [(across(x) + shift, y) for x, y in each]
             parts.append(f'<path class="line {kind}" d="{_path(path, up)}"/>')
         parts += [f'<path class="bar" d="M{across(x) + shift} {up(low)}V{up(high)}"/>' for x, low, high in bars[label]]
-        there = [(x, y) for x, y in path if y is not None]
-        for x, y in there if bars[label] else there[-1:]:
+        dots = [(x, y) for x, y in path if y is not None]
+        for x, y in dots if bars[label] else dots[-1:]:
             parts.append(f'<circle class="dot {style}" cx="{x}" cy="{up(y)}" r="2.5"/>')
-        labels.append((up(there[-1][1]), style, f"{label} {number(there[-1][1])}"))
+        labels.append((up(dots[-1][1]), style, f"{label} {number(dots[-1][1])}"))
     labels.sort(key=lambda each: each[0])
-    for (y, style, label), place in zip(labels, _spread([y for y, *_ in labels], bottom), strict=True):
+    for (y, style, label), place in zip(labels, _label_places([y for y, *_ in labels], bottom), strict=True):
         parts.append(f'<path class="lead" d="M{right + 4} {y}L{right + 12} {place:.1f}"/>')
         parts.append(f'<path class="line {style}" d="M{right + 12} {place:.1f}h16"/>')
         parts.append(_text(right + 32, place + 3.5, label, "start", "label"))
@@ -143,7 +146,7 @@ def line_chart(
 
 
 def _path(points: Points, up: Callable[[float], float]) -> str:
-    """A gap where there is no number; a number on its own becomes a short dash."""
+    """Return the path of a line: a gap where a number is missing, a short dash for a number between gaps."""
     pen, out = False, []
     for x, y in points:
         if y is not None:
@@ -152,25 +155,26 @@ def _path(points: Points, up: Callable[[float], float]) -> str:
     return "".join(out)
 
 
-def _spread(places: Sequence[float], bottom: float) -> list[float]:
-    """Sorted places, moved apart just enough for labels, and kept above the bottom."""
+def _label_places(places: Sequence[float], bottom: float) -> list[float]:
+    """Move sorted places apart just enough for labels, and keep them above the bottom."""
     out: list[float] = []
     for place in places:
-        out.append(max(place, out[-1] + _APART) if out else place)
+        out.append(max(place, out[-1] + _LABEL_GAP) if out else place)
     return [place - max(0.0, out[-1] - bottom) for place in out]
 
 
 def dumbbells(
     title: str, tables: Mapping[str, Mapping[str, Row | Estimate]], percent: bool = False, change: bool = False
 ) -> Markup:
-    """For every measure its value in each table, with its 95 % interval; the last is filled.
+    """Draw the value of every measure in each table, with its 95 % interval; the marker of the last table is filled.
 
-    `percent` is how numbers are written. A `change` is a file of its own with a line at zero and values at the end."""
+    percent     write numbers in percent
+    change      values are changes: a file of its own, with a line at zero and the numbers at the right"""
     every = [{name: estimate(row) for name, row in rows.items()} for rows in tables.values()]
-    found = [row for rows in every for row in rows.values()]
-    if not found:
+    cells = [row for rows in every for row in rows.values()]
+    if not cells:
         return Markup("")
-    ends = [end for row in found for end in (row.value, row.low, row.high) if end is not None] + [0.0] * change
+    ends = [end for row in cells for end in (row.value, row.low, row.high) if end is not None] + [0.0] * change
     marks = ticks(min(ends), max(ends), 6)
     names = dict.fromkeys(name for rows in every for name in rows)
     left, row_height = 170, 16 + 10 * len(every)
@@ -184,10 +188,10 @@ def dumbbells(
     for index, name in enumerate(names):
         y = TOP + row_height * (index + 0.5)
         parts.append(_text(left - 14, y + 4, name, "end", "label"))
-        shown = [(place, rows[name]) for place, rows in enumerate(every) if name in rows]
-        if len(shown) > 1:
-            parts.append(f'<path class="joint" d="M{across(shown[0][1].value)} {y}H{across(shown[-1][1].value)}"/>')
-        for place, row in shown:
+        values = [(place, rows[name]) for place, rows in enumerate(every) if name in rows]
+        if len(values) > 1:
+            parts.append(f'<path class="joint" d="M{across(values[0][1].value)} {y}H{across(values[-1][1].value)}"/>')
+        for place, row in values:
             at = y + 9 * (place - (len(every) - 1) / 2)
             if row.low is not None and row.high is not None:
                 parts.append(f'<path class="bar" d="M{across(row.low)} {at}H{across(row.high)}"/>')
@@ -227,14 +231,18 @@ def _svg(title: str, message: str, height: float, parts: Sequence[str], alone: b
         return Markup(f"{head}{''.join(parts)}</svg>")
     over = 26
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 {-over} {WIDTH} {height + over}"'
-    shown = [f'{head} width="{WIDTH}" role="img">', f"<title>{label}</title>", f"<style>{_own_style()}</style>"]
-    return Markup("\n".join([*shown, _text(WIDTH / 2, 10 - over, title, "middle", "label"), *parts, "</svg>\n"]))
+    lines = [
+        f'{head} width="{WIDTH}" role="img">',
+        f"<title>{label}</title>",
+        f"<style>{_style_without_variables()}</style>",
+    ]
+    return Markup("\n".join([*lines, _text(WIDTH / 2, 10 - over, title, "middle", "label"), *parts, "</svg>\n"]))
 
 
-def _own_style() -> str:
-    """charts.css with colours in place of variables, which not every program that shows SVG knows."""
+def _style_without_variables() -> str:
+    """Return charts.css with colours in place of variables, which some programs that show SVG do not know."""
     style = STYLE.read_text(encoding="utf-8")
     colours = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((\S+), (\S+)\);", style)}
     rules = "svg { background: var(--paper); }\n" + style.partition("}\n")[2]
-    light, dark = (re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]][at], rules) for at in (0, 1))  # noqa: B023
+    light, dark = (re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]][at], rules) for at in (0, 1))  # noqa: B023
     return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"

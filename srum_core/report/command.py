@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError for folders that hold nothing to show or cannot be compared, and for unreadable records."""
+    """Return 0. Raises RecordError for folders without runs, runs that cannot be compared, and unreadable records."""
     from srum_core.report.comparison import gather_comparison
     from srum_core.report.page import write, write_report
 

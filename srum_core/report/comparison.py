@@ -18,7 +18,7 @@ from srum_core.evaluation.tables import BenchmarkTable, remarks
 from srum_core.options import flatten
 from srum_core.report import charts
 from srum_core.report.gallery import Data, numbered, pairs
-from srum_core.report.gather import opened, training
+from srum_core.report.gather import open_run, training
 from srum_core.runs.run import Run
 
 _SAME = ("benchmark", "split", "options", "policy", "judge", "borders")
@@ -26,17 +26,17 @@ _SAME = ("benchmark", "split", "options", "policy", "judge", "borders")
 
 
 def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = None) -> tuple[Data, Grid]:
-    """What the page shows about runs after a round (None: each after its last), and the table to print.
+    """Return what the page shows about runs after a round (None: each after its last), and the table to print.
 
     Raises RecordError for runs that have not finished it, or that were evaluated on other prompts or in other ways."""
-    whole = [Path(os.path.normpath(Path(folder).absolute())) for folder in folders]
-    if len({folder.resolve() for folder in whole}) < len(whole):
+    paths = [Path(os.path.normpath(Path(folder).absolute())) for folder in folders]
+    if len({path.resolve() for path in paths}) < len(paths):
         raise RecordError("A run is named twice: a run is compared with other runs.")
     try:
-        home = os.path.commonpath([folder.parent for folder in whole])
+        home = os.path.commonpath([path.parent for path in paths])
     except ValueError:  # on several drives, on Windows
         home = ""
-    runs = {str(folder.relative_to(home) if home else folder): opened(folder) for folder in whole}
+    runs = {str(path.relative_to(home) if home else path): open_run(path) for path in paths}
     rounds = {name: run.settings.round_count if round is None else round for name, run in runs.items()}
     tables = {name: _table(name, run, rounds[name]) for name, run in runs.items()}
     first, *others = runs

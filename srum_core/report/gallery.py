@@ -39,7 +39,7 @@ LARGEST = 256
 
 
 def data_uri(path: Path) -> tuple[str, bool]:
-    """The image for an `img`, and whether it is small pixel art. Raises RecordError where it cannot be read."""
+    """Return the image for an `img`, and whether it is kept at its size. Raises RecordError if it cannot be read."""
     from PIL import Image
 
     image = open_rgb(path)
@@ -52,31 +52,31 @@ def data_uri(path: Path) -> tuple[str, bool]:
     return f"data:image/{'png' if small else 'webp'};base64,{b64encode(file.getvalue()).decode()}", small
 
 
-def chosen(ids: Sequence[str], worth: dict[str, float], limit: int) -> list[str]:
-    """Of more than `limit` ids (0: no limit) a third the worst, a third the best, and the rest spread evenly over what
-    is left, in order."""
+def choose_ids(ids: Sequence[str], worth: dict[str, float], limit: int) -> list[str]:
+    """Choose `limit` ids (0: all), in order: a third the worst, a third the best, the others spread evenly."""
     if not limit or len(ids) <= limit:
         return list(ids)
     ranked = sorted((each for each in ids if each in worth), key=lambda each: (worth[each], each))
     third = min(limit // 3, len(ranked) // 2)
-    kept = {*ranked[:third], *ranked[len(ranked) - third :]}
-    others = [each for each in ids if each not in kept]
-    more = limit - len(kept)
-    kept |= {others[i * len(others) // more] for i in range(more)}
-    return [each for each in ids if each in kept]
+    extremes = {*ranked[:third], *ranked[len(ranked) - third :]}
+    middle = [each for each in ids if each not in extremes]
+    more = limit - len(extremes)
+    sample = extremes | {middle[i * len(middle) // more] for i in range(more)}
+    return [each for each in ids if each in sample]
 
 
 def gallery(run: Run, round: int, limit: int) -> tuple[list[Data], int]:
-    """The candidates of a round in the order of generation, and how many are left out. Raises RecordError for an image
-    that is not there."""
+    """Return the candidates of a round in the order of generation, and how many are left out.
+
+    Raises RecordError for an image that is missing."""
     judged = {each.candidate: each for each in run.judgements(round)}
     worth = {name: fmean(score.value for score in each.scores) for name, each in judged.items() if each.scores}
     candidates, weigh = run.candidates(round), weighing(run, round)
-    there = candidates.ids()
-    order = [item.id for item in run.planned(round) if item.id in there]
-    shown = candidates.select(chosen(order, worth, limit))
-    found = [{**_candidate(each, judged.get(each.id), weigh), "round": round} for each in shown]
-    return found, len(order) - len(found)
+    ids = candidates.ids()
+    order = [item.id for item in run.planned(round) if item.id in ids]
+    sample = candidates.select(choose_ids(order, worth, limit))
+    images = [{**_candidate(each, judged.get(each.id), weigh), "round": round} for each in sample]
+    return images, len(order) - len(images)
 
 
 _KEPT = include(
@@ -103,8 +103,8 @@ def _candidate(
 
 
 def weighing(run: Run, k: int) -> Callable[[Candidate, Judgement], Data]:
-    """How to weigh an image of round k: by the run's reward map on the grids that training had, of judgements as
-    training reads them (`select`)."""
+    """Return a function that weighs an image of round k by the run's reward map, on the latent grids of training and
+    from the judgements that training reads (`select`)."""
     from srum_core.training.latent_cache import Latents  # torch
 
     folder, run = run.round_folder(k) / "latents", run.at("train", k)
@@ -113,27 +113,27 @@ def weighing(run: Run, k: int) -> Callable[[Candidate, Judgement], Data]:
         images = choose(run, k)
     except (TrainingError, RecordError) as error:
         why = str(error) if run.done("judge", k) else "Judging is not finished."
-    read = {each.candidate: each for each in images.judgements} if images else {}
+    judgements = {each.candidate: each for each in images.judgements} if images else {}
 
     @cache
     def fitted() -> RewardMap:
-        made: RewardMap = run.registry.create("map", run.settings.map)
-        if images is not None and hasattr(made, "fit"):
-            if not all((folder / f"{name}.safetensors").is_file() for name in read):
+        reward_map: RewardMap = run.registry.create("map", run.settings.map)
+        if images is not None and hasattr(reward_map, "fit"):
+            if not all((folder / f"{name}.safetensors").is_file() for name in judgements):
                 raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
-            latents.fit(made, images)
-        return made
+            latents.fit(reward_map, images)
+        return reward_map
 
     def weigh(candidate: Candidate, judgement: Judgement) -> Data:
         """The map's weights, or `why` there are none. Row by row in bytes: (byte - 100) / 100 * `scale`."""
         if judgement.failures:
             return {"why": "It is not trained on: an answer about it could not be read."}
-        if candidate.id not in read:
+        if candidate.id not in judgements:
             return {"why": why}
         if not (folder / f"{candidate.id}.safetensors").is_file():
             return {"why": "It was not encoded for training yet, so its latent grid is not known."}
         try:
-            cells = fitted()(within(read[candidate.id], latents.window(candidate)), latents.grid(candidate))
+            cells = fitted()(within(judgements[candidate.id], latents.window(candidate)), latents.grid(candidate))
         except RecordError as error:
             return {"why": str(error)}
         flat = [float(value) for value in cells.flatten()]
@@ -148,16 +148,16 @@ def weighing(run: Run, k: int) -> Callable[[Candidate, Judgement], Data]:
 
 
 def numbered(run: Run, round: int | None) -> Numbered:
-    """The benchmark's images of the model after a round (None: before any), in order, without failures."""
-    there = {each.id: each for each in scored(run, round) if not each.candidate.failure}
+    """Return the benchmark's images by the model after a round (None: before training), in order, without failures."""
+    by_id = {each.id: each for each in scored(run, round) if not each.candidate.failure}
     plan, images = run.planned_evaluation(), run.settings.evaluate.images
-    return {(item.prompt.id, place % images): there[item.id] for place, item in enumerate(plan) if item.id in there}
+    return {(item.prompt.id, place % images): by_id[item.id] for place, item in enumerate(plan) if item.id in by_id}
 
 
 def pairs(run: Run, models: Mapping[str, Numbered], limit: int) -> Data:
-    """{"names", "measures": [{"name", "binary"}], "pairs": [...], "left_out"}: what all models have generated.
+    """{"names", "measures": [{"name", "binary"}], "pairs": [...], "left_out"}: the images that all models have.
 
-    Of more than `limit` (0: no limit) those whose measures differ most from the first model's are kept, in order."""
+    Of more than `limit` (0: no limit), keep those whose measures differ most from the first model's, in order."""
     first, *others = models.values()
     places = [place for place in first if all(place in each for each in others)]
     explain, use = getattr(run.benchmark(), "explain", None), run.settings.benchmark
@@ -172,7 +172,7 @@ def pairs(run: Run, models: Mapping[str, Numbered], limit: int) -> Data:
         old = first[place].values
         return sum(abs(new - old[name]) for each in others for name, new in each[place].values.items() if name in old)
 
-    kept = set(sorted(places, key=change, reverse=True)[: limit or None])  # stable
+    kept_places = set(sorted(places, key=change, reverse=True)[: limit or None])  # stable
     names: dict[str, bool] = {}
     for name, value in (item for each in models.values() for image in each.values() for item in image.values.items()):
         names[name] = names.get(name, True) and value in (0.0, 1.0)  # right and wrong images
@@ -186,13 +186,13 @@ def pairs(run: Run, models: Mapping[str, Numbered], limit: int) -> Data:
                 "seeds": list(dict.fromkeys(each[place].candidate.seed for each in models.values())),
                 "images": [shot(each[place]) for each in models.values()],
                 "answers": [
-                    {"by": f"{name}: {use and use.use}", "text": answered.answer}
+                    {"by": f"{name}: {use and use.use}", "text": answer.answer}
                     for name, each in models.items()
-                    for answered in each[place].answers
+                    for answer in each[place].answers
                 ],
             }
             for place in places
-            if place in kept
+            if place in kept_places
         ],
-        "left_out": len(places) - len(kept),
+        "left_out": len(places) - len(kept_places),
     }

@@ -37,21 +37,21 @@ def write(path: Path, data: Data) -> Path:
 
 
 def render(data: Data) -> str:
-    """The page for what `gather` has found."""
+    """Return the page as HTML, from the data of `gather`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=shown)
-    run, script = data["run"], _own("page.js")
+    run, script = data["run"], _read_text("page.js")
     tables, ablation = run["tables"] if run else {}, data["ablation"]["rows"] if data["ablation"] else ()
     cells = [cell for row in ablation for cell in row["cells"].values() if isinstance(cell, Estimate)]
     shares = all_shares(row.value for rows in tables.values() for row in rows.values())
     return environment.get_template("template.html").render(
         **data,
         percent={"results": shares, "ablation": all_shares(cell.value for cell in cells)},
-        style=Markup(_own("charts.css") + _own("page.css")),
+        style=Markup(_read_text("charts.css") + _read_text("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         lazy=embedded({"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}),
@@ -61,17 +61,17 @@ def render(data: Data) -> str:
     )
 
 
-def _own(name: str) -> str:
+def _read_text(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
 def embedded(data: Any) -> Markup:
-    """JSON for a script element: nothing in it ends the element, and it is ASCII."""
+    """Return JSON for a script element: ASCII, and nothing in it ends the element."""
     return Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).translate(_UNSAFE))
 
 
 def shown(cell: Row | Estimate | str | None, percent: bool, signed: bool = False) -> Markup:
-    """57.8 [51.8, 63.9]; an en dash where there is no number."""
+    """Format a cell: 57.8 [51.8, 63.9]; an en dash if there is no number."""
     if isinstance(cell, str):
         return escape(cell)
     value, _, interval = number(cell, percent, signed).partition(" ")
@@ -88,8 +88,8 @@ _LABELS = {"loss": "total", "error": "all cells", "negative_error": "net-negativ
 
 
 def curves(runs: Mapping[str, Mapping[int, Sequence[Data]]]) -> list[Data]:
-    """Charts of everything in metrics.jsonl, the rounds one after the other: [{"title", "note", "svg"}]. Several runs
-    have a chart for each metric, with a line for each run; of one run, what belongs together is in one chart."""
+    """Draw everything in metrics.jsonl, round after round: [{"title", "note", "svg"}]. Of several runs, each metric has
+    a chart with a line for each run; of one run, related metrics share a chart."""
     rows = {run: [row for lines in rounds.values() for row in lines] for run, rounds in runs.items()}
     starts = [
         dict(zip(accumulate(map(len, rounds.values()), initial=1.0), map("round {}".format, rounds), strict=False))
@@ -100,7 +100,7 @@ def curves(runs: Mapping[str, Mapping[int, Sequence[Data]]]) -> list[Data]:
     for name in dict.fromkeys(name for each in rows.values() if each for name in each[-1] if name not in _COUNTS):
         part = "loss" if name.startswith("loss") else "error" if name == "negative_error" else name
         groups.setdefault(part if len(runs) == 1 else name, []).append(name)
-    found = []
+    charted = []
     for part, group in groups.items():
         title, note = _words(part).capitalize(), ""
         if len(runs) == 1:
@@ -113,8 +113,8 @@ def curves(runs: Mapping[str, Mapping[int, Sequence[Data]]]) -> list[Data]:
             for run, each in rows.items()
         }
         svg = charts.line_chart(title, lines, breaks, smooth=part != "lr")
-        found.append({"title": title, "note": note, "svg": svg})
-    return [each for each in found if each["svg"]]
+        charted.append({"title": title, "note": note, "svg": svg})
+    return [each for each in charted if each["svg"]]
 
 
 def _words(name: str) -> str:

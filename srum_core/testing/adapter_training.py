@@ -29,19 +29,19 @@ LORA = Lora(rank=2, alpha=4.0)
 
 
 class TrainingConformance(SeedConformance):
-    """The inputs of the tests, and the tests of the denoiser."""
+    """Inputs of the tests, and tests of the denoiser."""
 
     sizes: Sequence[tuple[int, int]] = ((64, 64), (96, 64), (64, 96))
     """(width, height) of the images; at least one not square."""
     mixed_sizes: bool = True
     """False: images of different sizes cannot share a batch; then one size that is not square is used."""
     square_grid: bool = False
-    """True: the model brings every image to one square grid, whatever its shape."""
+    """True: the model encodes every image on one square grid, whatever its shape."""
     tolerance: float = 1e-4
-    """Largest difference between numbers that should be the same, as a share of the largest of them."""
+    """Largest difference between numbers that should be equal, as a share of the largest number."""
 
     def reload(self, adapter: UnifiedModel, directory: Path) -> UnifiedModel:
-        """A new adapter like this one, of the checkpoint in `directory`."""
+        """Create an adapter like this one from the checkpoint in `directory`."""
         options = getattr(adapter, "options", None)
         if options is None or not attrs.has(type(options)) or not hasattr(options, "checkpoint"):
             raise NotImplementedError(
@@ -66,12 +66,13 @@ class TrainingConformance(SeedConformance):
     def test_images_do_not_see_their_neighbours(self, adapter: UnifiedModel) -> None:
         noisy, texts = self.noisy(adapter), list(self.prompts[:3])
         before = velocities(adapter, noisy, texts)
-        changed = velocities(adapter, [noisy[0], *(10 * other for other in noisy[1:])], [texts[0], "other", "words"])
+        neighbours = [10 * other for other in noisy[1:]]
+        after = velocities(adapter, [noisy[0], *neighbours], [texts[0], "other", "words"])
         hint = (
             "Look for attention over all images of a batch, for padding that is attended to, and for norms or means "
             "over the batch."
         )
-        self.same(changed[0], before[0], f"An image's velocity changes when its neighbours in the batch do. {hint}")
+        self.same(after[0], before[0], f"An image's velocity changes when its neighbours in the batch do. {hint}")
         for index, velocity in enumerate(before):
             alone = velocities(adapter, [noisy[index]], [texts[index]], [TIMES[index]])[0]
             self.same(velocity, alone, f"An image's velocity alone is not the one that it has in a batch. {hint}")
@@ -80,9 +81,9 @@ class TrainingConformance(SeedConformance):
     def test_words_matter(self, adapter: UnifiedModel) -> None:
         noisy = self.noisy(adapter)[:1]
         one, other, dropped = (velocities(adapter, noisy, [text])[0] for text in (*self.prompts[:2], None))
-        for against, what in ((other, "for two prompts"), (dropped, "with its text and without")):
-            assert differ(one, against), (
-                f"The velocity is the same {what}: the denoiser is deaf to `condition`. (Or its output is all zeros: "
+        for velocity, words in ((other, "for two prompts"), (dropped, "with its text and without")):
+            assert differ(one, velocity), (
+                f"The velocity is the same {words}: the denoiser is deaf to `condition`. (Or its output is all zeros: "
                 "give a freshly made model random weights everywhere.)"
             )
 
@@ -104,8 +105,8 @@ class TrainingConformance(SeedConformance):
                 changed = noisy.clone()
                 part = quarter(changed, corner)
                 part += 3 * part.std()
-                felt = by_corner(velocities(adapter, [changed], *about)[0] - plain)
-                strongest = max(felt, key=lambda name: felt[name])
+                changes = by_corner(velocities(adapter, [changed], *about)[0] - plain)
+                strongest = max(changes, key=lambda name: changes[name])
                 assert strongest == corner, (
                     f"On a grid of {noisy.shape[0]} rows and {noisy.shape[1]} columns, changing the {corner} corner of "
                     f"the noisy latent changes the {strongest} corner of the velocity most. The denoiser must take "
@@ -153,7 +154,7 @@ class TrainingConformance(SeedConformance):
         odd = [name for name, parameter in tuned.parameters.items() if not finite(parameter.grad)]
         assert not odd, f"The gradient of {odd[0]} is not finite."
         if dropped:
-            return  # what only reads words has nothing to learn here
+            return  # parameters that only read words have no gradient here
         idle = [name for name, each in tuned.parameters.items() if each.grad is not None and not each.grad.any()]
         assert not idle, (
             f"The gradient of {len(idle)} of {len(tuned.parameters)} trained parameters is exactly zero: "
@@ -200,11 +201,12 @@ class TrainingConformance(SeedConformance):
             backward(self.loss(adapter, tuned.module, self.prompts[:3]))
             gradients.append({name: parameter.grad for name, parameter in tuned.parameters.items()})
         for name, plain in gradients[0].items():
-            again = gradients[1][name]
-            assert (plain is None) == (again is None), f"Activation checkpointing makes the gradient of {name} vanish."
-            if plain is not None and again is not None:
+            recomputed = gradients[1][name]
+            vanished = (plain is None) != (recomputed is None)
+            assert not vanished, f"Activation checkpointing makes the gradient of {name} vanish."
+            if plain is not None and recomputed is not None:
                 self.same(
-                    again,
+                    recomputed,
                     plain,
                     f"Activation checkpointing changes the gradient of {name}. Each block of recipe.blocks is computed "
                     "again in the backward pass: it must not change its arguments, a cache or a counter.",
@@ -222,10 +224,10 @@ class TrainingConformance(SeedConformance):
         directory = tmp_path / "checkpoint"
         directory.mkdir()
         called("`save` failed", lambda: adapter.save(directory, weights))
-        loaded = called("What `save` wrote cannot be loaded", lambda: self.reload(adapter, directory))
+        reloaded = called("What `save` wrote cannot be loaded", lambda: self.reload(adapter, directory))
         noisy, texts = self.noisy(adapter), self.prompts[:3]
         for velocity, expected in zip(
-            velocities(loaded, noisy, texts), velocities(adapter, noisy, texts, on=tuned.module), strict=True
+            velocities(reloaded, noisy, texts), velocities(adapter, noisy, texts, on=tuned.module), strict=True
         ):
             self.same(
                 velocity,
@@ -233,10 +235,10 @@ class TrainingConformance(SeedConformance):
                 "A saved and loaded model has another velocity than the one that was saved. `save` gets the trained "
                 "parameters by name and must write them in place of the old ones, and everything else as it was.",
             )
-        for one, other in zip(loaded.encode(self.images()), adapter.encode(self.images()), strict=True):
+        for one, other in zip(reloaded.encode(self.images()), adapter.encode(self.images()), strict=True):
             self.same(one, other, "A saved and loaded model encodes images differently: the checkpoint is incomplete.")
 
-    # ---- sharding, in one process: what needs weights that are elsewhere fails here too ------------------------------
+    # ---- sharding, in one process: using weights that are not gathered fails here too --------------------------------
 
     @pytest.mark.parametrize("method", ["lora", "full"])
     @after(
@@ -258,26 +260,26 @@ class TrainingConformance(SeedConformance):
                 "`condition` must use no weights of the denoiser",
                 lambda: self.gradients(adapter, shards),
             )
-            whole = fsdp.whole(gradients)
+            gathered = fsdp.full_tensors(gradients)
         for name, gradient in expected.items():
-            self.same(whole[name], gradient, f"Sharding changes the gradient of {name}.")
+            self.same(gathered[name], gradient, f"Sharding changes the gradient of {name}.")
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def images(self) -> list[Image.Image]:
-        """Three images that may share a batch."""
+        """Return three images that may share a batch."""
         oblong = next((size for size in self.sizes if size[0] != size[1]), self.sizes[0])
         sizes = [self.sizes[i % len(self.sizes)] for i in range(3)] if self.mixed_sizes else [oblong] * 3
         return [sample_image(size, seed) for seed, size in enumerate(sizes)]
 
     def noisy(self, adapter: UnifiedModel) -> list[Tensor]:
-        """Latents of these images, half noise."""
+        """Return the latents of these images, half noise."""
         rng = torch.Generator().manual_seed(0)
         clean = adapter.encode(self.images())
         return [0.5 * latent + 0.5 * torch.randn(latent.shape, generator=rng).to(latent) for latent in clean]
 
     def loss(self, adapter: UnifiedModel, module: nn.Module, texts: Sequence[str | None]) -> Tensor:
-        """Mean squared error of a step of flow matching on these images."""
+        """Return the mean squared error of a flow-matching step on these images."""
         rng = torch.Generator().manual_seed(0)
         time = torch.tensor(TIMES)
         step = flow_step(module, adapter.encode(self.images()), adapter.condition(texts), time, None, rng)
@@ -286,12 +288,12 @@ class TrainingConformance(SeedConformance):
 
     def gradients(self, adapter: UnifiedModel, tuned: lora.Tuned) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        own, module = adapter.denoiser, tuned.module
+        original, module = adapter.denoiser, tuned.module
         adapter.denoiser = module.get_base_model() if isinstance(module, PeftModel) else module
         try:
             backward(self.loss(adapter, module, self.prompts[:3]))
         finally:
-            adapter.denoiser = own
+            adapter.denoiser = original
         return {name: each.grad for name, each in tuned.parameters.items() if each.grad is not None}
 
     def same(self, actual: Tensor, expected: Tensor, sentence: str) -> None:
@@ -311,7 +313,7 @@ def velocities(
     times: Sequence[float] = TIMES,
     on: Callable[..., Any] | None = None,
 ) -> list[Tensor]:
-    """The output of the denoiser (or `on`, a copy of it), without gradient."""
+    """Call the denoiser (or `on`, a copy of it) without gradient."""
     time = torch.tensor(times[: len(noisy)]).to(noisy[0].device)
     with torch.no_grad():
         output = called(
@@ -323,7 +325,7 @@ def velocities(
 
 
 def tune(adapter: UnifiedModel, method: str, checkpointing: bool = False) -> lora.Tuned:
-    """A copy of the denoiser, made ready for training as a run does it; the adapter's own stays as it is."""
+    """Copy the denoiser and prepare it for training; the adapter's own does not change."""
     copy: Any = SimpleNamespace(denoiser=deepcopy(adapter.denoiser), recipe=adapter.recipe)
     torch.manual_seed(0)
     return lora.tune(copy, method, LORA, checkpointing)
@@ -334,7 +336,7 @@ def backward(loss: Tensor) -> None:
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
-    """By more than rounding."""
+    """Return whether tensors differ by more than rounding."""
     return float((one - other).abs().max()) > 1e-5 * float(one.abs().max())
 
 
@@ -344,7 +346,7 @@ def finite(tensor: Tensor | None) -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A group of one process. Skips the test where this process is in a group already, or there are none."""
+    """Create a process group of one. Skip the test if the process is in a group, or if groups are not available."""
     if not distributed.is_available() or distributed.is_initialized():
         pytest.skip("needs torch.distributed, and a process that is not in a group")
     store: Any = distributed.HashStore()

@@ -1,6 +1,6 @@
 """Requirements of every adapter: here generation and understanding, in `adapter_training` training.
 
-Run it on a small model with random weights, loaded in float32. No output layer may be all zeros, or nothing matters.
+Run it on a small model with random weights, loaded in float32. No output layer may be all zeros.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class AdapterConformance(TrainingConformance):
             plain = encode(adapter, [image])[0]
             for corner in CORNERS:
                 changes = encode(adapter, [with_inverted_corner(image, corner, part=2)])[0] - plain
-                felt = by_corner(changes)
-                strongest = max(felt, key=lambda name: felt[name])
-                assert felt[strongest] > 0, f"The latent does not change with the {corner} corner of the image."
+                effects = by_corner(changes)
+                strongest = max(effects, key=lambda name: effects[name])
+                assert effects[strongest] > 0, f"The latent does not change with the {corner} corner of the image."
                 assert strongest == corner, (
                     f"In a {size[0]}x{size[1]} image, changing the {corner} corner changes the {strongest} corner of "
                     "the grid most. Rows run from the top, columns from the left: look for a transposed grid, flipped "
@@ -123,7 +123,7 @@ class AdapterConformance(TrainingConformance):
             latent = called("Generated images must be encodable", partial(encode, adapter, [sample.image]))[0]
             if sample.latent is not None:
                 grids = {tuple(sample.latent.shape[:2])}
-            # Nothing is known of a model that generates without calling its denoiser.
+            # The grid is unknown if a model generates without calling its denoiser.
             assert not grids or tuple(latent.shape[:2]) in grids, (
                 f"An image generated on a grid of {sorted(grids)} cells is encoded on {tuple(latent.shape[:2])}: "
                 "it would be trained at another size than it was generated at. Does `encode` resize images?"
@@ -137,7 +137,7 @@ class AdapterConformance(TrainingConformance):
                 parameter.fill_(float("nan"))
         try:
             samples = adapter.generate(self.prompts[:1], [0])
-        except Exception:  # an adapter may refuse such values itself: then nothing is scored
+        except Exception:  # an adapter may refuse such values itself
             return
         finally:
             with torch.no_grad():
@@ -201,11 +201,11 @@ class AdapterConformance(TrainingConformance):
         self, adapter: UnifiedModel, tmp_path: Path, temperature: float
     ) -> None:
         questions = self.sample_questions(tmp_path, temperature)
-        together, turned = answer(adapter, questions), answer(adapter, questions[::-1])[::-1]
+        batch, reordered = answer(adapter, questions), answer(adapter, questions[::-1])[::-1]
         alone = [answer(adapter, [question])[0] for question in questions]
-        for where, others in (("asked in another order", turned), ("asked alone", alone)):
-            assert list(together) == list(others), (
-                f"Questions were answered {list(together)}, but {where} {list(others)}. Answers come in the order of "
+        for where, answers in (("asked in another order", reordered), ("asked alone", alone)):
+            assert list(batch) == list(answers), (
+                f"Questions were answered {list(batch)}, but {where} {list(answers)}. Answers come in the order of "
                 "the questions, greedy at temperature 0 and else sampled from a generator seeded for each question; "
                 "padding must not be attended to."
             )
@@ -230,7 +230,7 @@ class AdapterConformance(TrainingConformance):
             )
 
     def sample_questions(self, folder: Path, temperature: float = 0.0) -> list[Question]:
-        """A few short questions about images of all `sizes`."""
+        """Write short questions about images of all `sizes`."""
         questions = []
         for index, size in enumerate(self.sizes):
             path = folder / f"asked-{index}.png"

@@ -34,7 +34,7 @@ class BenchmarkConformance:
         return [attrs.evolve(image, prompt=prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def answer_to(self, text: str) -> str:
-        """A good answer to a question with this text; override it for a benchmark that reads answers."""
+        """Return a good answer to a question with this text; override it for a benchmark that reads answers."""
         return WELL_FORMED[1]
 
     def test_it_is_a_benchmark(self, srum_benchmark: Benchmark) -> None:

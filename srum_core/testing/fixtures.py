@@ -35,12 +35,12 @@ Region ID: 3
 Identified Object: a grey smear
 Score: -0.6
 Reason: Nobody asked for it and it has no form."""
-"""An answer about regions 1, 2 and 3, set apart by rules without blank lines, as the layout asked for suggests. The
-official parser splits at blank lines and so keeps only the first region; a judge should read all three."""
+"""An answer about regions 1, 2 and 3, separated by rules without blank lines. The official parser splits at blank
+lines and so keeps only the first region; a judge should read all three."""
 
 
 def sample_image(size: tuple[int, int] = (64, 48), seed: int = 0) -> Image:
-    """A few coloured shapes on a light, slightly grainy ground: RGB, the same for the same arguments."""
+    """Draw a few coloured shapes on a light, grainy ground: RGB, the same for the same arguments."""
     from PIL import Image, ImageChops, ImageDraw
 
     width, height = size
@@ -63,7 +63,7 @@ def sample_candidate(
     size: tuple[int, int] = (64, 48),
     seed: int = 0,
 ) -> Candidate:
-    """A candidate whose image, `sample_image(size, seed)`, is written to `folder`."""
+    """Return a candidate; its image, `sample_image(size, seed)`, is written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{id}.png"
     sample_image(size, seed).save(path)
@@ -71,7 +71,7 @@ def sample_candidate(
 
 
 def sample_regions() -> tuple[Region, ...]:
-    """Three regions "1", "2" and "3": top left, bottom right, and one that overlaps both. Edges are at eighths."""
+    """Return regions "1", "2" and "3": top left, bottom right, and one that overlaps both. Edges are at eighths."""
     return (
         Region("1", (0.0, 0.0, 0.5, 0.5), "a red cup"),
         Region("2", (0.5, 0.25, 1.0, 1.0), "a wooden table"),
@@ -80,16 +80,16 @@ def sample_regions() -> tuple[Region, ...]:
 
 
 def sample_judgement() -> Judgement:
-    """A global score and one for each of `sample_regions()`."""
+    """Return a global score and one for each of `sample_regions()`."""
     values = (("1", 0.8), ("2", 0.4), ("3", -0.6))
     regional = tuple(Score(value, region, "for the sake of the test", "sample") for region, value in values)
     return Judgement("sample", sample_regions(), (Score(0.6, None, "for the sake of the test", "sample"), *regional))
 
 
 def table8() -> tuple[Candidate, Judgement]:
-    """The record of the paper's Table 8: "a microwave hidden by a horse", 1024x1024, ten regions and a global score.
+    """Return the record of the paper's Table 8: "a microwave hidden by a horse", 1024x1024, ten regions, global score.
 
-    The image itself is not part of it; the reason is in our own words, as the table's regions have none."""
+    The image itself is not part of it; the reason is in our words, as the table has none."""
     horse, microwave, floor = "A brown horse with a white blaze and white socks.", "A microwave.", "The floor."
     rows = [
         (horse, (164, 97, 957, 990), 0.95),
@@ -110,36 +110,36 @@ def table8() -> tuple[Candidate, Judgement]:
     for i, (label, (x0, y0, x1, y1), value) in enumerate(rows, 1):
         regions.append(Region(str(i), (x0 / 1024, y0 / 1024, x1 / 1024, y1 / 1024), label))
         scores.append(Score(value, str(i), judge="local-regions", label=label))
-    whole = Score(1.0, None, "The horse stands before the microwave and covers it, as asked.", "global-layout")
-    return candidate, Judgement(candidate.id, tuple(regions), (whole, *scores))
+    global_score = Score(1.0, None, "The horse stands before the microwave and covers it, as asked.", "global-layout")
+    return candidate, Judgement(candidate.id, tuple(regions), (global_score, *scores))
 
 
 # ---- what suites share -----------------------------------------------------------------------------------------------
 
 
-def called(what: str, function: Callable[[], T]) -> T:
-    """The function's result. Whatever it raises fails the test with a sentence that begins with `what`."""
+def called(sentence: str, function: Callable[[], T]) -> T:
+    """Return the function's result. If it raises, fail the test with a message that begins with `sentence`."""
     try:
         return function()
     except Exception as error:
-        raise AssertionError(f"{what}: it raised {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{sentence}: it raised {type(error).__name__}: {error}") from error
 
 
 def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Skip a test of a suite where one of the `earlier` ones fails, so that one fault gives one message.
+    """Skip a test of a suite if one of the `earlier` tests fails, so that one fault gives one message.
 
-    The earlier ones get the same fixtures, and of their own parameters those in `fixed`."""
+    The earlier tests get the same fixtures, and the parameters in `fixed`."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @wraps(test)
         def run(self: Any, **fixtures: Any) -> None:
             import pytest
 
-            known = {"adapter": fixtures.get("generator"), "generator": fixtures.get("adapter"), **fixtures, **fixed}
+            values = {"adapter": fixtures.get("generator"), "generator": fixtures.get("adapter"), **fixtures, **fixed}
             for name in earlier:
                 if check := getattr(self, name, None):  # not every suite has all of them
                     try:
-                        check(**{key: known[key] for key in signature(check).parameters})
+                        check(**{key: values[key] for key in signature(check).parameters})
                     except Exception as error:
                         pytest.skip(f"{name} fails and gives the reason ({type(error).__name__}: {clean(error, 100)})")
             test(self, **fixtures)
@@ -155,9 +155,9 @@ def shown(text: str) -> str:
 
 
 def check_questions(
-    questions: Sequence[object], again: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
+    questions: Sequence[object], repeated: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
 ) -> None:
-    """Questions about the candidate's own image, the same when asked twice."""
+    """Check that questions are about the candidate's image, and are the same when asked twice."""
     for question in questions:
         assert isinstance(question, Question), f"{who}.{method} must give Question records, not {question!r}."
         assert question.image == candidate.image, (
@@ -172,14 +172,14 @@ def check_questions(
                 f"{who} asks about the crop {question.crop}, which is no box: fractions with 0 <= x0 < x1 <= 1 and "
                 "0 <= y0 < y1 <= 1 are needed."
             )
-    assert list(questions) == list(again), (
+    assert list(questions) == list(repeated), (
         f"{who}.{method} gave other questions for the same image the second time. Asking must be pure: no counters, "
         "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
     )
 
 
 def check_asking(ask: Callable[[Candidate], Sequence[Question]], candidates: list[Candidate], who: str) -> None:
-    """Asking about all candidates, and about each once more, gives the same questions and changes none."""
+    """Check that asking twice about each candidate gives the same questions and changes no candidate."""
     before = deepcopy(candidates)
     for candidate, questions in [(candidate, list(ask(candidate))) for candidate in candidates]:
         check_questions(questions, list(ask(candidate)), candidate, who)

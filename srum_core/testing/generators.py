@@ -1,4 +1,4 @@
-"""Requirements of everything that generates images: adapters, and text-to-image models that are only evaluated."""
+"""Requirements of every image generator: adapters, and text-to-image models that are only evaluated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srum_core.testing.fixtures import after, called
 
 
 class SeedConformance:
-    """Images follow from their own prompt and seed; for a fixture `generator`."""
+    """Check that an image depends on its own prompt and seed alone; for a fixture `generator`."""
 
     prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
     pixel_tolerance: int = 2
@@ -22,12 +22,12 @@ class SeedConformance:
     @after("test_one_image_per_prompt", "test_images_do_not_see_their_neighbours")
     def test_the_same_seed_gives_the_same_image_in_any_batch(self, generator: ImageGenerator) -> None:
         prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
-        together, turned = draw(generator, prompts, seeds), draw(generator, prompts[::-1], seeds[::-1])[::-1]
-        for index, (sample, other) in enumerate(zip(together, turned, strict=True)):
+        batch, reordered = draw(generator, prompts, seeds), draw(generator, prompts[::-1], seeds[::-1])[::-1]
+        for index, (sample, other) in enumerate(zip(batch, reordered, strict=True)):
             alone = draw(generator, [prompts[index]], [seeds[index]])[0]
-            for where, again in (("in a batch of another order", other), ("alone", alone)):
-                gap = pixel_gap(sample.image, again.image)
-                assert gap <= self.pixel_tolerance and sample.thought == again.thought, (  # noqa: PT018
+            for where, repeated in (("in a batch of another order", other), ("alone", alone)):
+                gap = pixel_gap(sample.image, repeated.image)
+                assert gap <= self.pixel_tolerance and sample.thought == repeated.thought, (  # noqa: PT018
                     f"Prompt {index} with seed {seeds[index]} is another image {where} (pixels differ by up to {gap} "
                     "of 255). Sample each image's noise from its own generator, on the CPU, seeded with its seed; "
                     "and look for padding that is attended to."
@@ -71,7 +71,7 @@ def draw(generator: ImageGenerator, prompts: Sequence[str], seeds: Sequence[int]
 
 
 def pixel_gap(one: Image.Image, other: Image.Image) -> int:
-    """Largest difference of any channel of any pixel; 255 for images of different sizes."""
+    """Return the largest difference of a channel of a pixel; 255 for images of different sizes."""
     if one.size != other.size:
         return 255
     extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()

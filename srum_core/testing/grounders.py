@@ -27,7 +27,7 @@ class GrounderConformance:
         return [sample_candidate(tmp_path, id=f"{w}x{h}", size=(w, h)) for w, h in self.sizes]
 
     def answer_to(self, question: Question) -> str:
-        """A good answer to a question of the grounder; override it for a grounder that reads answers."""
+        """Return a good answer to a question of the grounder; override it for a grounder that reads answers."""
         return ""
 
     def test_it_is_a_grounder(self, grounder: Grounder) -> None:
@@ -49,8 +49,8 @@ class GrounderConformance:
 
     def test_looking_again_finds_the_same(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         first = [self._find(grounder, candidate) for candidate in candidates]
-        again = [self._find(grounder, candidate) for candidate in reversed(candidates)][::-1]
-        for candidate, one, other in zip(candidates, first, again, strict=True):
+        second = [self._find(grounder, candidate) for candidate in reversed(candidates)][::-1]
+        for candidate, one, other in zip(candidates, first, second, strict=True):
             assert one == other, (
                 f"{type(grounder).__name__} found other regions in the same {candidate.size} image the second time: "
                 "seed whatever is random from the image, and keep no state between images."
@@ -68,8 +68,8 @@ class GrounderConformance:
     def test_odd_answers_are_regions_or_unreadable(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         candidate = candidates[0]
         questions = list(grounder.questions(candidate))
-        good = [self.answer_to(question) for question in questions]
-        for text in odd_answers(good) if questions else ():
+        answers = [self.answer_to(question) for question in questions]
+        for text in odd_answers(answers) if questions else ():
             self._find(grounder, candidate, [text] * len(questions))
 
     def _find(
@@ -79,8 +79,8 @@ class GrounderConformance:
         replies = [self.answer_to(question) for question in questions] if answers is None else answers
         who, size = f"{type(grounder).__name__}.regions", f"{candidate.size[0]}x{candidate.size[1]}"
         message = f"a picture of {size}" + (f" and {shown(replies[0])}" if replies else "")
-        what = f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)"
-        regions = called(what, lambda: list(grounder.regions(candidate, replies)))
+        sentence = f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)"
+        regions = called(sentence, lambda: list(grounder.regions(candidate, replies)))
         for each in regions:
             assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {message}."
             if isinstance(each, Unreadable):

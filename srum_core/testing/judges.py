@@ -25,8 +25,8 @@ Results = list[Score | Unreadable]
 
 class JudgeConformance:
     """Subclass it as `Test…` with a fixture `judge`. `valid`: answers in the form that the judge asks for.
-    `transcripts`: a file that `srum record` made. `openers`, for a judge that asks in turns: answers to its first
-    questions that lead on."""
+    `transcripts`: a file of `srum record`. `openers`, for a judge that asks in turns: answers to its first questions
+    that lead to further ones."""
 
     valid: tuple[str, ...] = ()
     transcripts: Path | None = None
@@ -160,7 +160,7 @@ class JudgeConformance:
                     transcript.candidate,
                     transcript.regions,
                     transcript.exchanges,
-                    reworded=True,  # to work on the wording is no reason to record anew
+                    reworded=True,  # another wording of a question needs no new transcript
                 )
             except SrumError as error:
                 raise AssertionError(f"{error} (Transcripts: {self.transcripts})") from error
@@ -178,7 +178,7 @@ class JudgeConformance:
     def test_no_score_depends_on_the_batch(
         self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path
     ) -> None:
-        """A run that was interrupted may show it an image again, with or without others; its order does not matter."""
+        """A resumed run may score an image again, in another batch or order."""
         many, who = getattr(judge, "score_many", None), f"{type(judge).__name__}.score_many"
         if many is None:
             return
@@ -189,31 +189,31 @@ class JudgeConformance:
         ]
         pairs: list[tuple[Candidate, list[Region]]] = [(candidate, regions), (more[0], [])]
         pairs += [(each, regions[:1]) for each in more[1:]]
-        ids = [each.id for each, own in pairs if judge.questions(each, own)]
+        ids = [each.id for each, parts in pairs if judge.questions(each, parts)]
         assert not ids, f"{type(judge).__name__} asks questions: one that has `score_many` asks none."
 
-        def scored(some: list[tuple[Candidate, list[Region]]]) -> list[Results]:
+        def scored(images: list[tuple[Candidate, list[Region]]]) -> list[Results]:
             results = called(
-                f"{who} failed on {len(some)} images",
-                lambda: [list(each) for each in many([each for each, _ in some], [own for _, own in some])],
+                f"{who} failed on {len(images)} images",
+                lambda: [list(each) for each in many([each for each, _ in images], [parts for _, parts in images])],
             )
-            assert len(results) == len(some), f"{who} gave {len(results)} results for {len(some)} images."
+            assert len(results) == len(images), f"{who} gave {len(results)} results for {len(images)} images."
             return results
 
-        before, together = deepcopy(pairs), scored(pairs)
+        before, batch = deepcopy(pairs), scored(pairs)
         assert pairs == before, f"{who} changed what it was given."
-        for (one, own), results in zip(pairs, together, strict=True):
-            check_results(judge, own, results, 0, f"the image {one.id} in a batch")
-        others: dict[str, list[Results]] = {
+        for (one, parts), results in zip(pairs, batch, strict=True):
+            check_results(judge, parts, results, 0, f"the image {one.id} in a batch")
+        repetitions: dict[str, list[Results]] = {
             "the second time": scored(pairs),
             "in another order": scored(pairs[::-1])[::-1],
             "alone": [scored([pair])[0] for pair in pairs],
-            "by `scores`": [list(judge.scores(one, own, [])) for one, own in pairs],
+            "by `scores`": [list(judge.scores(one, parts, [])) for one, parts in pairs],
         }
-        for where, elsewhere in others.items():
-            for (one, _), mine, other in zip(pairs, together, elsewhere, strict=True):
-                assert _alike(mine, other), (
-                    f"{who} gives image {one.id} {mine} in a batch of {len(pairs)}, and {other} {where}. A score may "
+        for where, elsewhere in repetitions.items():
+            for (one, _), result, other in zip(pairs, batch, elsewhere, strict=True):
+                assert _alike(result, other), (
+                    f"{who} gives image {one.id} {result} in a batch of {len(pairs)}, and {other} {where}. A score may "
                     "depend on its own image alone, up to rounding: no statistics of the batch, no padding that is "
                     "seen, results in the order of the images."
                 )
@@ -225,13 +225,13 @@ class JudgeConformance:
             return
         module = type(judge).__module__
         code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; sys.exit(3 * ('torch' in sys.modules))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode != 3, (
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert process.returncode != 3, (
             f"Importing {module}, where {type(judge).__name__} is, imports torch. Judges are loaded by the command "
             "line and tested without it: import heavy modules inside the functions that need them, or not at all. A "
             "judge with a model of its own sets in its test: `needs_torch = True`."
         )
-        assert done.returncode == 0, f"{module} cannot be imported alone:\n{done.stderr[-2000:]}"
+        assert process.returncode == 0, f"{module} cannot be imported alone:\n{process.stderr[-2000:]}"
 
     @after("test_it_is_a_judge")
     def test_judging_imports_no_torch(
@@ -252,7 +252,7 @@ class JudgeConformance:
         return read_transcripts(self.transcripts) if self.transcripts else []
 
     def _leading(self, judge: Judge) -> Sequence[str]:
-        """First answers to try, of a judge that asks in turns: those that are known, and recorded ones."""
+        """Return first answers to try for a judge that asks in turns: the openers, and recorded ones."""
         if not hasattr(judge, "further"):
             return ()
         first = (next(iter(transcript.exchanges), None) for transcript in self._transcripts()[:3])
@@ -261,13 +261,13 @@ class JudgeConformance:
     def _follow_ups(
         self, judge: Judge, candidate: Candidate, regions: list[Region], later: str
     ) -> list[tuple[Results, range]]:
-        """Scores and follow-up questions where a good first answer is followed by `later` throughout."""
-        count, every = len(judge.questions(candidate, regions)), []
+        """Return scores and indices of follow-up questions, after a good first answer and `later` to all others."""
+        count, pairs = len(judge.questions(candidate, regions)), []
         for first in self._leading(judge):
             answers = replies(judge, candidate, regions, first, later)
             if len(answers) > count:
-                every.append((read(judge, candidate, regions, answers), range(count, len(answers))))
-        return every
+                pairs.append((read(judge, candidate, regions, answers), range(count, len(answers))))
+        return pairs
 
     def _recorded(self) -> list[str]:
         return [exchange.answer for transcript in self._transcripts() for exchange in transcript.exchanges]
@@ -281,7 +281,7 @@ def asked(judge: Judge, candidate: Candidate, regions: Sequence[Region]) -> list
 def replies(
     judge: Judge, candidate: Candidate, regions: Sequence[Region], first: str, later: str | None = None
 ) -> list[str]:
-    """`first` in answer to every question that the judge asks first, and `later` (or the same) to all that follow."""
+    """Answer all first questions with `first`, and all further ones with `later` (None: with `first`)."""
     questions = list(judge.questions(candidate, regions))
     answers, further = [first] * len(questions), getattr(judge, "further", None)
     if further is None:
@@ -303,7 +303,7 @@ def replies(
 
 
 def _check_silence(judge: Judge, text: str, results: Results, questions: range) -> None:
-    """An empty answer is no score, and every question without an answer is reported."""
+    """Check that an empty answer gives no score, and that every question without an answer is reported."""
     if not questions:
         return
     scored = [each for each in results if isinstance(each, Score)]
@@ -320,7 +320,7 @@ def _check_silence(judge: Judge, text: str, results: Results, questions: range) 
 
 
 def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Results:
-    """The judge's scores; fails with a message if it raises or returns invalid scores."""
+    """Return the judge's scores; fail with a message if it raises or returns invalid scores."""
     who = f"{type(judge).__name__}.scores"
     message = f"the answer {shown(answers[0])}" if answers else "no answers"
     results: Results = called(
@@ -332,7 +332,7 @@ def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers:
 
 
 def _alike(one: Results, other: Results) -> bool:
-    """The same about the same things in the same order; values up to rounding."""
+    """Return whether results are equal, in order; values up to rounding."""
 
     def about(results: Results) -> list[tuple[str | None, str, str | None]]:
         return [(each.region, each.judge, each.why if isinstance(each, Unreadable) else None) for each in results]
@@ -342,14 +342,14 @@ def _alike(one: Results, other: Results) -> bool:
 
 
 def check_results(judge: Judge, regions: Sequence[Region], results: Results, count: int, message: str) -> None:
-    """Nothing but scores in range and failures, of known regions and of questions that were asked."""
+    """Check that results are scores in range or failures, of known regions and asked questions."""
     who = f"{type(judge).__name__}.scores"
-    known = {None, *(region.id for region in regions)}
+    ids = {None, *(region.id for region in regions)}
     for each in results:
         assert isinstance(each, Score | Unreadable), (
             f"{who} gave {each!r} for {message}; only Score and Unreadable count."
         )
-        assert each.region in known, f'{who} scores region "{each.region}" for {message}; the image has {known}.'
+        assert each.region in ids, f'{who} scores region "{each.region}" for {message}; the image has {ids}.'
         if isinstance(each, Score):
             assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {message}; scores lie in [-1, 1]."
         else:

@@ -1,4 +1,4 @@
-"""What language models answer on a bad day: a fixed list, and good answers damaged by a seeded hand. No torch."""
+"""Malformed answers of language models: a fixed list, and good answers damaged at random, by seed. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WELL_FORMED = (
     "yes",
 )
 QUESTIONS = "Is there a cup?\nIs there a table?\nIs the cup on the table?"
-"""An answer that leads on, for a judge that wants questions."""
+"""An answer that leads to further questions, for a judge that asks for questions."""
 NOTHING = ("", " ", "\n\n", "\t", "<think></think>", "```\n```", "\u200b")
 """Answers without content."""
 _ODD = (
@@ -84,14 +84,14 @@ _PIECES = (
 
 
 def odd_answers(recorded: Sequence[str] = (), seed: int = 0, count: int = 150) -> list[str]:
-    """The fixed list, then `count` damaged copies of well-formed and recorded answers; the same for the same seed."""
+    """Return the fixed list and `count` damaged copies of well-formed and recorded answers, the same for a seed."""
     rng = random.Random(seed)
     bases = [*WELL_FORMED, *recorded]
     return [*WELL_FORMED, *_ODD, *(_damaged(rng.choice(bases), rng) for _ in range(count))]
 
 
 def out_of_range(ids: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
-    """Answers in usual formats whose numbers lie outside [-1, 1] or are none; also for these region ids."""
+    """Return answers in usual formats, for these region ids too, with numbers outside [-1, 1] or that are none."""
     texts = []
     for number in _NUMBERS:
         texts += [
@@ -105,7 +105,7 @@ def out_of_range(ids: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
 
 
 def _replaced(text: str, number: str) -> str:
-    """With another number in place of every decimal one."""
+    """Replace every decimal number."""
     words = text.split(" ")
     return " ".join(
         number if word.strip("-+\n.").replace(".", "", 1).isdigit() and "." in word else word for word in words

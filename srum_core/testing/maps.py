@@ -26,11 +26,11 @@ class RewardMapConformance:
     """Subclass it as `Test…` with a fixture `reward_map`."""
 
     local: bool = True
-    """False: a map that gives the whole image one number, so that every score matters everywhere."""
+    """False: a map with one number for the whole image, so that every score acts everywhere."""
 
     @pytest.fixture(autouse=True)
     def _round(self, reward_map: RewardMap) -> None:
-        """A map that compares with a round has seen one."""
+        """Fit a map that compares with a round."""
         if hasattr(reward_map, "fit"):
             called(
                 f"{type(reward_map).__name__} cannot be fitted to a round",
@@ -92,19 +92,23 @@ class RewardMapConformance:
         first = maps(forwards)
         assert every == before, f"{name}.fit changed the judgements."
         maps([0])
-        for again, what in ((maps(forwards), "the same round once more"), (maps(forwards[::-1]), "another order")):
-            assert all(map(torch.equal, first, again)), (
-                f"{name}: after a fit to {what} the maps are others. A fit replaces the one before, and its sums must "
+        for repeated, words in ((maps(forwards), "the same round once more"), (maps(forwards[::-1]), "another order")):
+            assert all(map(torch.equal, first, repeated)), (
+                f"{name}: after a fit to {words} the maps are others. A fit replaces the one before, and its sums must "
                 "not depend on the order (math.fsum): otherwise a resumed training is another one."
             )
 
     def test_a_missing_score_is_a_map_or_a_sentence(self, reward_map: RewardMap) -> None:
-        whole = sample_judgement()
-        without_global = attrs.evolve(whole, scores=tuple(score for score in whole.scores if score.region))
-        for judgement in (attrs.evolve(whole, scores=()), without_global, attrs.evolve(whole, regions=(), scores=())):
+        complete = sample_judgement()
+        without_global = attrs.evolve(complete, scores=tuple(score for score in complete.scores if score.region))
+        for judgement in (
+            attrs.evolve(complete, scores=()),
+            without_global,
+            attrs.evolve(complete, regions=(), scores=()),
+        ):
             try:
                 if hasattr(reward_map, "fit"):
-                    reward_map.fit([whole, judgement], [(3, 3)] * 2)
+                    reward_map.fit([complete, judgement], [(3, 3)] * 2)
                 cells = reward_map(judgement, (3, 3))
             except SrumError:
                 continue
@@ -120,8 +124,8 @@ class RewardMapConformance:
         if not self.local:
             return
         for region in sample_judgement().regions:
-            moved = effect(reward_map, region, grid)
-            outside = moved * ~touched(region, grid)
+            change = effect(reward_map, region, grid)
+            outside = change * ~touched(region, grid)
             assert float(outside.abs().max()) < 1e-5, (
                 f"{type(reward_map).__name__}: the score of region {region.id} with the box {region.box} bleeds out of "
                 f"it, by up to {float(outside.abs().max()):.3g} in a grid of {grid}. Check rounding at the box's "
@@ -142,10 +146,10 @@ class RewardMapConformance:
         self, reward_map: RewardMap, box: tuple[float, float, float, float], axis: int, side: str
     ) -> None:
         first, second = effect(reward_map, Region("1", box), (8, 8)).abs().chunk(2, axis)
-        own, other = (first, second) if side in ("left", "top") else (second, first)
-        if not self.local or float(own.sum() + other.sum()) == 0:
-            return  # a map that pays no heed to regions
-        assert float(own.sum()) > float(other.sum()), (
+        inside, outside = (first, second) if side in ("left", "top") else (second, first)
+        if not self.local or float(inside.sum() + outside.sum()) == 0:
+            return  # a map that ignores regions
+        assert float(inside.sum()) > float(outside.sum()), (
             f"{type(reward_map).__name__}: a box on the {side} of the image acts on the other side. Boxes are "
             "(x0, y0, x1, y1) from the top left, maps are (rows, columns): check for a transposed or flipped grid."
         )
@@ -163,7 +167,7 @@ class RewardMapConformance:
 
 
 def judgements() -> Sequence[Judgement]:
-    """Ordinary and extreme ones: no regions, ten overlapping ones, only the best, only the worst."""
+    """Return ordinary and extreme judgements: without regions, ten overlapping ones, all best, all worst."""
     usual = sample_judgement()
     best = attrs.evolve(usual, scores=tuple(attrs.evolve(score, value=1.0) for score in usual.scores))
     worst = attrs.evolve(usual, scores=tuple(attrs.evolve(score, value=-1.0) for score in usual.scores))
@@ -172,18 +176,18 @@ def judgements() -> Sequence[Judgement]:
 
 
 def effect(reward_map: RewardMap, region: Region, grid: tuple[int, int]) -> Tensor:
-    """How the map changes, cell by cell, when this region's score rises from -0.4 to 0.9 among the sample ones."""
-    others = [each for each in sample_judgement().regions if each.id != region.id]
-    fixed = (Score(1.0), *(Score(0.2, each.id) for each in others))
+    """Return the change of each cell when this region's score rises from -0.4 to 0.9, beside the sample regions."""
+    other_regions = [each for each in sample_judgement().regions if each.id != region.id]
+    fixed = (Score(1.0), *(Score(0.2, each.id) for each in other_regions))
     low, high = (
-        reward_map(Judgement("sample", (region, *others), (*fixed, Score(value, region.id))), grid)
+        reward_map(Judgement("sample", (region, *other_regions), (*fixed, Score(value, region.id))), grid)
         for value in (-0.4, 0.9)
     )
     return high - low
 
 
 def touched(region: Region, grid: tuple[int, int]) -> Tensor:
-    """Which cells the region's box covers, wholly or in part."""
+    """Return which cells the region's box covers, at least in part."""
     x0, y0, x1, y1 = region.box
     rows, columns = torch.arange(grid[0]), torch.arange(grid[1])
     down = (rows < y1 * grid[0]) & (rows + 1 > y0 * grid[0])
@@ -198,7 +202,7 @@ class LossConformance:
     """Subclass it as `Test…` with a fixture `loss`."""
 
     ignores_weights: bool = False
-    """True: a loss that pays no heed to the reward map, such as plain fine-tuning; then it must not matter at all."""
+    """True: a loss that ignores the reward map, such as plain fine-tuning; then weights must change nothing."""
 
     def test_it_is_a_loss(self, loss: Loss) -> None:
         require_protocol(loss, Loss, type(loss).__name__)
@@ -249,11 +253,11 @@ class LossConformance:
         )
 
     def test_larger_images_weigh_more(self, loss: Loss) -> None:
-        whole = step(loss)
+        both = step(loss)
         cells = [rows * columns for rows, columns, _ in SHAPES]
-        alone = [float(loss(part(whole, index))[0].detach()) for index in range(len(SHAPES))]
+        alone = [float(loss(part(both, index))[0].detach()) for index in range(len(SHAPES))]
         expected = sum(n * value for n, value in zip(cells, alone, strict=True)) / sum(cells)
-        value = float(loss(whole)[0].detach())
+        value = float(loss(both)[0].detach())
         assert abs(value - expected) <= 1e-5 * max(1.0, abs(expected)), (
             f"{type(loss).__name__} gives {value:.6g} for two images of {cells} cells that give {alone} alone; the "
             f"mean over all cells is {expected:.6g}. Take the mean over cells, not over images, or the result "
@@ -270,10 +274,10 @@ class LossConformance:
         )
 
     def test_the_step_is_left_as_it_is(self, loss: Loss) -> None:
-        now, before = step(loss), step(loss)
-        loss(now)
+        after, before = step(loss), step(loss)
+        loss(after)
         for name in ("velocity", "target", "weight", "start"):
-            one, other = (getattr(each, name) or () for each in (now, before))
+            one, other = (getattr(each, name) or () for each in (after, before))
             pairs: Sequence[tuple[Tensor, Tensor]] = list(zip(one, other, strict=True))
             assert all(torch.equal(one, other) for one, other in pairs), (
                 f"{type(loss).__name__} changed `step.{name}` in place."
@@ -281,8 +285,8 @@ class LossConformance:
 
 
 def step(loss: Loss, weights: float | None = None) -> FlowStep:
-    """Two images, always the same numbers; weights in [0.1, 1] unless one value is given for all. The prediction
-    before training is there only for a loss with `needs_start`."""
+    """Return a step of two images, always with the same numbers; weights in [0.1, 1], or all `weights`. The prediction
+    before training is set only for a loss with `needs_start`."""
     rng = torch.Generator().manual_seed(0)
     target = [torch.randn(shape, generator=rng) for shape in SHAPES]
     velocity = [goal + torch.randn(goal.shape, generator=rng) for goal in target]
@@ -299,16 +303,16 @@ def step(loss: Loss, weights: float | None = None) -> FlowStep:
     )
 
 
-def part(whole: FlowStep, index: int) -> FlowStep:
-    """One image of a step by itself."""
-    some = slice(index, index + 1)
-    target = whole.target[some]
-    start = None if whole.start is None else whole.start[some]
-    return FlowStep(whole.velocity[some], target, target, whole.weight[some], whole.time[some], start)
+def part(batch: FlowStep, index: int) -> FlowStep:
+    """Return one image of a step."""
+    selection = slice(index, index + 1)
+    target = batch.target[selection]
+    start = None if batch.start is None else batch.start[selection]
+    return FlowStep(batch.velocity[selection], target, target, batch.weight[selection], batch.time[selection], start)
 
 
 def gradients(loss: Loss, step: FlowStep) -> list[Tensor]:
-    """Of the loss with respect to every velocity; zeros where none arrives."""
+    """Return the gradient of the loss for every velocity; zeros where there is none."""
     value, _ = loss(step)
     assert value.requires_grad, (
         f"{type(loss).__name__} gave a value without gradient: nothing could be trained with it. Look for a detach(), "

@@ -1,4 +1,4 @@
-"""Does a denoiser generate what the author's own pipeline generates? Weights may be random: both have the same ones."""
+"""Compare a denoiser with the author's own pipeline, both with the same weights, which may be random."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def check_generates_like(
 
     def velocity(noisy: Tensor, time: float) -> Tensor:
         texts = [prompt] if guidance == 1 else [prompt, None]
-        now = torch.full((len(texts),), time, device=noisy.device)
+        clock = torch.full((len(texts),), time, device=noisy.device)
         with torch.no_grad():
             velocity, *without = called(
                 f"The denoiser failed at time {time:g}",
-                lambda: adapter.denoiser([noisy] * len(texts), now, adapter.condition(texts)),
+                lambda: adapter.denoiser([noisy] * len(texts), clock, adapter.condition(texts)),
             )
         guided: Tensor = without[0] + guidance * (velocity - without[0]) if without else velocity
         return guided
@@ -60,7 +60,7 @@ def check_generates_like(
 
 
 def _mistakes(velocity: Velocity) -> Mapping[str, Velocity]:
-    """What people mistake, as a sentence, and the velocity with that fixed."""
+    """Return, by a sentence about a usual mistake, the velocity without it."""
     return {
         "With the other sign it fits: the velocity is noise - clean.": lambda x, t: -velocity(x, t),
         "With 1 - time it fits: time is 0 for clean and 1 for noise.": lambda x, t: velocity(x, 1 - t),
@@ -75,14 +75,14 @@ def _mistakes(velocity: Velocity) -> Mapping[str, Velocity]:
 def _ends_at(velocity: Velocity, noise: Tensor, expected: Tensor, times: Sequence[float], tolerance: float) -> bool:
     try:
         return _gap(_euler(velocity, noise, times), expected) <= tolerance
-    except AssertionError:  # a denoiser need not take such times or grids
+    except AssertionError:  # a denoiser may refuse such times or grids
         return False
 
 
 def _euler(velocity: Velocity, noise: Tensor, times: Sequence[float]) -> Tensor:
     x = noise
-    for now, then in pairwise(float(each) for each in times):
-        x = x + (then - now) * velocity(x, now)
+    for time, next_time in pairwise(float(each) for each in times):
+        x = x + (next_time - time) * velocity(x, time)
     return x
 
 

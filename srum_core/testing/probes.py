@@ -1,4 +1,4 @@
-"""What corners of an image do to corners of a grid of cells: asked by the conformance suites and by srum doctor."""
+"""Change corners of an image and compare corners of a grid, for the conformance suites and srum doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 def with_inverted_corner(image: Image.Image, corner: str, part: int) -> Image.Image:
-    """A copy with a corner, one in `part` of each side, in negative."""
+    """Copy an image and invert a corner, 1/`part` of each side."""
     width, height = image.size
     w, h = max(1, width // part), max(1, height // part)
     left, top = (0 if "left" in corner else width - w), (0 if "top" in corner else height - h)
@@ -19,7 +19,7 @@ def with_inverted_corner(image: Image.Image, corner: str, part: int) -> Image.Im
 
 
 def quarter(grid: Tensor, corner: str) -> Tensor:
-    """A view of one quarter of (rows, columns, …), without a middle row or column; needs two rows and two columns."""
+    """Return a view of one quarter of (rows, columns, …), without a middle row or column; it needs two of each."""
     rows, columns = grid.shape[0] // 2, grid.shape[1] // 2
     assert min(rows, columns) > 0, (
         f"A grid of {grid.shape[0]} rows and {grid.shape[1]} columns has no corners: set larger `sizes`."
@@ -29,5 +29,5 @@ def quarter(grid: Tensor, corner: str) -> Tensor:
 
 
 def by_corner(changes: Tensor) -> dict[str, float]:
-    """Mean size of the changes (rows, columns, …) in each quarter of a grid."""
+    """Return the mean absolute change (rows, columns, …) in each quarter of a grid."""
     return {corner: float(quarter(changes, corner).float().abs().mean()) for corner in CORNERS}

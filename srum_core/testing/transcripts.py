@@ -29,12 +29,12 @@ class Transcript:
 
 
 def read_transcripts(path: Path) -> list[Transcript]:
-    """Out of a JSON-lines file; image paths in it are relative to its folder. Raises RecordError for a bad line."""
+    """Read a JSON-lines file; image paths in it are relative to its folder. Raises RecordError for a bad line."""
     return read_list(path, Transcript)
 
 
 def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
-    """As JSON lines, at once."""
+    """Write transcripts as JSON lines, atomically."""
     write_list(path, transcripts)
 
 
@@ -64,11 +64,11 @@ class ScriptedModel:
                     self._known.setdefault(key, []).append(exchange.answer)
 
     def enqueue(self, *answers: str) -> None:
-        """Give these next, one per question, whatever is asked; the script continues after them."""
+        """Answer the next questions with these, whatever they are; then continue with the script."""
         self._next.extend(answers)
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """One answer per question, in order."""
+        """Answer the questions in order."""
         return [self._answer(question) for question in questions]
 
     def _answer(self, question: Question) -> str:
@@ -92,14 +92,14 @@ class ScriptedModel:
                 "image. If the judge's questions have changed, record the transcript again."
             )
         nearest = difflib.get_close_matches(question.text, texts, 1, cutoff=0.0)
-        known = f"The nearest that it knows is {nearest[0]!r}" if nearest else "It knows none"
+        hint = f"The nearest that it knows is {nearest[0]!r}" if nearest else "It knows none"
         return (
-            f"The script has no answer to the question {question.text!r}. {known}. If the judge has changed what it "
+            f"The script has no answer to the question {question.text!r}. {hint}. If the judge has changed what it "
             "asks, record the transcript again; a test that does not care can pass default=…"
         )
 
 
 def _keys(question: Question) -> list[tuple[object, ...]]:
-    """Under which a question may be known, the most exact first."""
+    """Return the keys of a question, the most exact first."""
     exact = (question.text, question.crop)
     return [(*exact, question.image), exact, (question.text,)]

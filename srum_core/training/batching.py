@@ -1,9 +1,9 @@
-"""Which images are trained on in which step: a pure function of their sizes, the seed and the number of processes.
+"""Assign images to training steps: a pure function of their sizes, the seed and the number of processes.
 
 A batch is what one process computes at once, at most `budget` latent cells. Images of different sizes are batched by
-size, because models pad a batch to its largest image: what is padded counts, and is computed for nothing. A step is up
-to `width` batches, `width` being processes x accumulation. Steps never reach over the end of an epoch, so the last one
-of an epoch may be smaller.
+size, because models pad a batch to its largest image, and padding costs memory and time. A step is up to `width`
+batches, where `width` is processes x accumulation. A step never crosses the end of an epoch, so the last step of an
+epoch may be smaller.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import torch
 Batch = tuple[int, ...]
 """Indices of images."""
 WINDOW = 32
-"""Batches' images that are sorted by size together: more would waste less padding and mix the epochs less."""
+"""Batches whose images are sorted by size together. A larger window needs less padding and shuffles less."""
 
 
 def pack(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[Batch]:
-    """Cut `order` into batches of at most `budget` cells, padding included, in order; an image beyond the budget is
-    its own batch."""
+    """Cut `order` into batches of at most `budget` cells with padding; an image above the budget is a batch alone."""
     batches: list[list[int]] = []
     largest = 0
     for index in order:
@@ -34,9 +33,9 @@ def pack(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[Batch]
 
 
 def epoch(sizes: Sequence[int], budget: int, width: int, seed: int) -> list[list[Batch]]:
-    """The steps of one epoch, every image once, in a random order given by `seed`.
+    """Return the steps of one epoch, with every image once, in a random order from `seed`.
 
-    Where sizes differ, some `WINDOW` batches' images at a time are sorted by size, and the batches are shuffled."""
+    If sizes differ, images are sorted by size in windows of `WINDOW` batches, and then the batches are shuffled."""
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(sizes), generator=rng).tolist()
     if len(set(sizes)) > 1:
@@ -51,15 +50,15 @@ def epoch(sizes: Sequence[int], budget: int, width: int, seed: int) -> list[list
 def steps(
     sizes: Sequence[int], budget: int, width: int, seed: Callable[[int], int], epochs: int, limit: int
 ) -> Iterator[list[Batch]]:
-    """`limit` steps, or those of `epochs` epochs where it is 0. `seed` gives the seed of an epoch by its number."""
+    """Yield `limit` steps, or `epochs` epochs if it is 0. `seed` returns the seed of an epoch by its number."""
     numbers = count() if limit else range(epochs)
     every = (step for number in numbers for step in epoch(sizes, budget, width, seed(number)))
     return islice(every, limit or None)
 
 
 def share(step: Sequence[Batch], rank: int, world: int) -> list[tuple[Batch, bool]]:
-    """One process's batches of a step, and whether each counts. Every process gets as many: one that has none left
-    repeats the step's shortest batch, which must weigh nothing."""
+    """Return one process's batches of a step, and whether each counts. All processes get equally many: one without a
+    batch repeats the step's shortest, which must have the weight 0."""
     short = min(step, key=len)
     rounds = range(0, len(step), world)
     return [(step[start + rank], True) if start + rank < len(step) else (short, False) for start in rounds]

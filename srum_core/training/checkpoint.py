@@ -1,6 +1,6 @@
-"""Checkpoints of an unfinished training: written every so many steps, and loaded to resume.
+"""Checkpoints of an unfinished training, to resume it.
 
-No state of a random generator is among it: everything random in step s comes from (seed, round, s) alone.
+They hold no rng state: everything random in step s depends on (seed, round, s) alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATE = "state.pt"
 
 @frozen
 class Log:
-    """A JSON-lines file that a resumed run cuts back to where its state was saved."""
+    """A JSON-lines file; a resumed training truncates it to its size at the checkpoint."""
 
     path: Path
 
@@ -33,7 +33,7 @@ class Log:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def size(self) -> int:
-        """Bytes that are safe on disk."""
+        """Flush the file to disk, and return its bytes."""
         if not self.path.exists():
             return 0
         with self.path.open("r+b") as file:  # Windows flushes only files that are open for writing
@@ -42,19 +42,19 @@ class Log:
 
     def rewind(self, size: int) -> None:
         """Truncate the file to the first `size` bytes. Raises RecordError if there are fewer."""
-        there = self.path.stat().st_size if self.path.exists() else 0
-        if there < size:
+        length = self.path.stat().st_size if self.path.exists() else 0
+        if length < size:
             raise RecordError(
-                f"{self.path} has {there} bytes, but the training that it belongs to had written {size}: the file was "
+                f"{self.path} has {length} bytes, but the training that it belongs to had written {size}: the file was "
                 f"changed or lost. {way_out(self.path)}"
             )
-        if there > size:
+        if length > size:
             os.truncate(self.path, size)
 
 
 @frozen
 class Saved:
-    """The interrupted training of one round, in `folder`, with the logs that go with it."""
+    """The checkpoint of one round's training, in `folder`, with its logs."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Saved:
     logs: tuple[Log, ...]
 
     def load(self, lazily: bool = False) -> dict[str, Any] | None:
-        """The last state, on the CPU, or None; `lazily`: its tensors are read from disk as they are used.
+        """Load the last state on the CPU, or None. With `lazily`, tensors are read from disk when used.
 
         Raises RecordError for a state made with other settings, CheckpointError for one that cannot be read."""
         check_settings(self.folder, self.settings, "train")
@@ -71,21 +71,21 @@ class Saved:
         return state
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:
-        """Cut the logs back to where they were with `state`, or to nothing. For one process only."""
+        """Truncate the logs to their size in `state`, or to 0. Call it in one process only."""
         sizes = [0] * len(self.logs) if state is None else state["logs"]
         for log, size in zip(self.logs, sizes, strict=True):
             log.rewind(size)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the last state, atomically. For one process only."""
+        """Replace the last state, atomically. Call it in one process only."""
         path = self.folder / "settings.json"
         if not path.exists():
             write_atomic(path, to_json(dict(self.settings)))
         new = aside(self.folder / STATE)  # written straight to disk: a 7B state fits no buffer in memory
-        with naming(new), new.open("wb") as file:  # given a path, torch hides why it could not write
+        with naming(new), new.open("wb") as file:  # with a path instead, torch hides why it could not write
             try:
                 torch.save({**state, "logs": [log.size() for log in self.logs]}, file)
-            except RuntimeError as error:  # raised by torch's own tidying up, after the write has failed
+            except RuntimeError as error:  # raised in torch's clean-up, after the write has failed
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise

@@ -1,4 +1,4 @@
-"""Weights sharded over processes (FSDP2), and gathered again. Only rounding changes results."""
+"""Shard weights over processes (FSDP2), and gather them again. Results differ only by rounding."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from srum_core.models import small_memory
 
 
-def wanted() -> bool:
-    """Whether this process was launched to share weights with others: accelerate's flag, which `fsdp2` sets."""
+def is_requested() -> bool:
+    """Return whether this process was launched to shard weights: accelerate's flag, which `fsdp2` sets."""
     return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mixed: bool = False) -> dict[str, nn.Parameter]:
-    """Shard every block, and then the remainder, over all processes; in place, and before the optimizer is created.
-    Returns the trained parameters as they are now, by name: float32 master weights, made just before they are divided,
-    so that no process holds all of them.
+    """Shard every block, then the other weights, over all processes, in place. Call it before creating the optimizer.
 
-    A block's weights are whole only while it runs, so each must run once per call, and by being called; quantised ones
-    stay whole. Accelerate's own FSDP2 has no CPUs, and rounds times and losses to bfloat16; so only its launch settings
-    are taken."""
+    Returns the sharded trained parameters by name: float32 master weights, made block by block, so that no process
+    holds all of them. Quantised weights stay whole. A block's weights are gathered while it runs, so each block must be
+    called once per step. Accelerate's own FSDP2 does not support CPUs, and rounds times and losses to bfloat16; so only
+    its launch settings are used."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     device, offload = next(module.parameters()).device.type, plugin.cpu_offload
     if device == "cpu" and isinstance(offload, CPUOffloadPolicy):
-        offload = CPUOffloadPolicy(pin_memory=False)  # there is nothing to fetch it to
+        offload = CPUOffloadPolicy(pin_memory=False)  # it has nowhere to be copied to
     mesh = init_device_mesh(device, (get_world_size(),))
     policy = MixedPrecisionPolicy()
-    if mixed:  # as autocast does it: multiplied in bfloat16, summed over processes in float32, inputs left alone
+    if mixed:  # as autocast: products in bfloat16, sums over processes in float32, inputs unchanged
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     quantised = {parameter for parameter in module.parameters() if small_memory.is_quantised(parameter)}
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "mesh": mesh, "mp_policy": policy, "offload_policy": offload, "ignored_params": quantised,
     }  # fmt: skip
     for block in blocks:
         _masters(block)
-        fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **how)
+        fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **options)
     _masters(module)
-    fully_shard(module, **how)
-    # Velocities may be views. Who changed one in place would go wrong; losses are tested not to (LossConformance).
+    fully_shard(module, **options)
+    # Velocities may be views; losses must not change them in place, which LossConformance tests.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
@@ -62,15 +61,15 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of gathered weights: sharded ones were changed."""
+    """Free gathered weights, after sharded ones were changed."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
 @torch.no_grad()
-def whole(weights: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
-    """The tensors, sharded ones put together on the CPU. All processes take part; those that do not `keep` get none."""
+def full_tensors(weights: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Gather sharded tensors on the CPU. All processes must call it; those without `keep` get none."""
     out: dict[str, Tensor] = {}
     for name, weight in weights.items():
         full: Any = weight.detach()
@@ -83,7 +82,7 @@ def whole(weights: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]
 
 
 def like(weight: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, sharded as `other` is if it is. Then all processes take part."""
+    """Shard a full tensor like `other`, if that is sharded; then all processes must call it."""
     if not isinstance(other, DTensor) or isinstance(weight, DTensor):
         return weight
     device = other.device_mesh.device_type

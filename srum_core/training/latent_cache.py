@@ -1,4 +1,4 @@
-"""Clean latents, encoded once and kept on disk: a safetensors file per candidate, its reference's latent included."""
+"""A cache of clean latents on disk: a safetensors file per candidate, with the latent of its reference."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ CHUNK = 8
 
 @frozen
 class Latents:
-    """Latents of candidates in a folder. A file counts only for the images and adapter settings it was made from."""
+    """Latents of candidates in a folder. A file is valid only for the images and adapter settings it was made from."""
 
     folder: Path
     made_by: str
     """Whatever else a latent depends on: the adapter and its settings."""
 
     def prepare(self, model: UnifiedModel, candidates: Sequence[Candidate], rank: int = 0, world: int = 1) -> None:
-        """Encode missing latents. The list is cut into fixed chunks and a chunk is always encoded whole, so what is on
-        disk does not depend on interruptions; chunk i is the work of process i % world."""
+        """Encode missing latents. Chunks are fixed and always encoded whole, so latents do not depend on interruptions;
+        process i % world encodes chunk i."""
         mine = [candidates[start : start + CHUNK] for start in range(rank * CHUNK, len(candidates), world * CHUNK)]
         with progress(sum(map(len, mine)), "encode") as advance:
             for chunk in mine:
@@ -50,7 +50,7 @@ class Latents:
     def _prepare(self, model: UnifiedModel, chunk: Sequence[Candidate]) -> None:
         window_of = getattr(model, "window", None)
         sources = {candidate.id: self._source(candidate) for candidate in chunk}
-        missing = {candidate.id for candidate in chunk if not self._holds(candidate, sources[candidate.id])}
+        missing = {candidate.id for candidate in chunk if not self._is_valid(candidate, sources[candidate.id])}
         if missing:
             for candidate, tensors in zip(chunk, encode(model, chunk), strict=True):
                 if candidate.id in missing:
@@ -60,17 +60,17 @@ class Latents:
                     write_atomic(self._path(candidate), save(tensors, about))
 
     def grid(self, candidate: Candidate) -> tuple[int, int]:
-        """(rows, columns), out of the file's header."""
+        """Read (rows, columns) from the file's header."""
         rows, columns, _ = self._header(candidate)[0]
         return rows, columns
 
     def window(self, candidate: Candidate) -> Box:
-        """The part of the image that the grid covers (the model's `window`), out of the file's header."""
+        """Read the part of the image that the grid covers (the model's `window`) from the file's header."""
         window = self._header(candidate)[1].get("window")
         return WHOLE if window is None else tuple(json.loads(window))
 
     def fit(self, reward_map: RewardMap, images: Images) -> list[Judgement]:
-        """The judgements of the part of each image that its latent covers; a map with `fit` is fitted to them."""
+        """Crop judgements to the part of the image that its latent covers, and fit a map with `fit` to them."""
         pairs = zip(images.judgements, images.candidates, strict=True)
         judgements = [within(judgement, self.window(candidate)) for judgement, candidate in pairs]
         if fit := getattr(reward_map, "fit", None):
@@ -78,21 +78,21 @@ class Latents:
         return judgements
 
     def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
-        """The latent (rows, columns, channels) on the CPU, and the reference's."""
+        """Load the latent (rows, columns, channels) on the CPU, and the reference's."""
         tensors = load_file(self._path(candidate))
         return tensors["clean"], tensors.get("reference")
 
     def _path(self, candidate: Candidate) -> Path:
         return self.folder / f"{candidate.id}.safetensors"
 
-    def _holds(self, candidate: Candidate, source: str) -> bool:
+    def _is_valid(self, candidate: Candidate, source: str) -> bool:
         try:
             return self._header(candidate)[1].get("source") == source
         except RecordError:
             return False  # missing, cut off or damaged: it is made again
 
     def _header(self, candidate: Candidate) -> tuple[list[int], dict[str, str]]:
-        """The latent's shape, and what is recorded with it. Raises RecordError where the file is damaged."""
+        """Read the latent's shape and metadata. Raises RecordError if the file is damaged."""
         path = self._path(candidate)
         try:
             with safe_open(path, framework="pt") as file:
@@ -101,7 +101,7 @@ class Latents:
             raise unreadable(path, error) from error
 
     def _source(self, candidate: Candidate) -> str:
-        """A digest of the files and settings: an image generated again under the same id makes its latent stale."""
+        """Return a digest of files and settings: another image under the same id makes its latent stale."""
         digest, files = hashlib.sha256(self.made_by.encode()), read_files(candidate)
         for path in (candidate.image, candidate.reference, *([candidate.latent] if candidate.latent else [])):
             digest.update(b"\0" if path is None else hashlib.sha256(files[path]).digest())
@@ -109,8 +109,9 @@ class Latents:
 
 
 def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
-    """Latents by name ("clean", "reference") per candidate: the one that it was decoded from if stored, else
-    encoded. Raises TrainingError if a reference has another grid."""
+    """Return latents by name ("clean", "reference") per candidate: the stored one it was decoded from, or else encoded.
+
+    Raises TrainingError if a reference has another grid."""
     images = [open_image(each.image) for each in candidates if each.latent is None]
     encodings = list(model.encode(images) if images else [])
     refuse(len(encodings) != len(images), model, f"encoded {len(images)} images to {len(encodings)} latents.")
@@ -147,7 +148,7 @@ def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[st
 
 
 def _read(path: Path) -> Tensor:
-    """The latent that an image was generated from. Raises RecordError."""
+    """Read the latent that an image was decoded from. Raises RecordError."""
     check_file(path)
     try:
         return load_file(path)["latent"]

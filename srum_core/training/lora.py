@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Tuned:
-    """A denoiser made ready for training. `parameters` are the trained ones by name, in float32."""
+    """A denoiser prepared for training. `parameters` are the trained ones by name, in float32."""
 
     module: nn.Module
     """The module to call: the denoiser itself, or PEFT's wrapper around it."""
@@ -45,10 +45,10 @@ class Tuned:
 def tune(
     model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False, sharded: bool = False
 ) -> Tuned:
-    """Freeze `model.denoiser` except for what `method` trains. Its trained parameters become float32 master weights,
-    the frozen ones keep their type. LoRA's initial weights come from torch's global generator.
+    """Freeze `model.denoiser` except for what `method` trains. Trained parameters become float32 master weights, frozen
+    ones keep their type. LoRA's initial weights come from torch's global rng.
 
-    sharded  whether `fsdp.shard` follows, which makes the master weights block by block and returns the parameters"""
+    sharded     `fsdp.shard` follows: it makes the master weights block by block and returns the parameters"""
     recipe = model.recipe
     module = _lora(model.denoiser, recipe, lora) if method == "lora" else _full(model.denoiser, recipe)
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -56,22 +56,21 @@ def tune(
         parameter.data = parameter.data.float()
     for block in find_blocks(module, recipe.blocks) if compiled or checkpointing else ():
         # Only `forward` is replaced: the names of modules and parameters stay, and sharding works around it.
-        if compiled:  # each by itself: they are alike, so one compilation serves all
+        if compiled:  # one compilation serves all: blocks are alike
             block.forward = torch.compile(block.forward)
-        if checkpointing:  # activations are computed again in the backward pass; gradients stay the same
+        if checkpointing:  # the backward pass computes activations again; gradients are the same
             block.forward = partial(recompute, block.forward, use_reentrant=False)
     module.train()
-    # A reference would keep the whole of each in memory beside its shard.
+    # When sharded, references here would keep full weights in memory beside their shards.
     return Tuned(module, {} if sharded else parameters, method)
 
 
 @frozen(eq=False)
 class Start:
-    """The tuned module as it was when this was made, whatever training does to it since; called like the module.
+    """The tuned module with its initial weights; called like the module, without gradient and dropout.
 
-    No gradient and no dropout. It holds a copy of the trained parameters, which change places with the module's own
-    for as long as it is called: with full training as much memory as these take in float32; with LoRA that of the
-    adapters, a few megabytes, because all else is frozen.
+    It holds a copy of the trained parameters, and exchanges them with the module's during a call. The copy takes their
+    memory in float32: with LoRA a few megabytes.
     """
 
     tuned: Tuned
@@ -79,7 +78,7 @@ class Start:
 
     @classmethod
     def of(cls, tuned: Tuned) -> Start:
-        """Make it before the first update. `tuned.module` is called, not what wraps it for several processes."""
+        """Copy the trained parameters, before the first update."""
         return cls(tuned, {name: weight.detach().clone() for name, weight in tuned.parameters.items()})
 
     @torch.no_grad()
@@ -96,21 +95,22 @@ class Start:
 
     def _exchange(self) -> None:
         for name, parameter in self.tuned.parameters.items():
-            now = parameter.detach().clone()
+            current = parameter.detach().clone()
             parameter.copy_(self.weights[name])
-            self.weights[name].copy_(now)
+            self.weights[name].copy_(current)
         torch.clear_autocast_cache()  # it holds casts of the other weights
         fsdp.reshard(self.tuned.module)
 
 
 def check_types(tuned: Tuned, precision: str) -> None:
-    """Raise TrainingError where float32 weights would meet others without autocast: torch multiplies no such pair.
-    (LoRA's layers convert by themselves.)"""
-    others = {p.dtype for p in tuned.module.parameters() if p.is_floating_point()} - {torch.float32}
-    if precision == "no" and tuned.kind == "full" and others:
+    """Raise TrainingError if weights of two types would be multiplied without autocast, which torch refuses.
+
+    LoRA's layers convert by themselves."""
+    dtypes = {p.dtype for p in tuned.module.parameters() if p.is_floating_point()} - {torch.float32}
+    if precision == "no" and tuned.kind == "full" and dtypes:
         raise TrainingError(
             f"train.method=full keeps what it trains in float32, and the adapter has loaded the rest as "
-            f"{', '.join(sorted(map(str, others)))}: use train.mixed_precision=bf16, or have the adapter load float32."
+            f"{', '.join(sorted(map(str, dtypes)))}: use train.mixed_precision=bf16, or have the adapter load float32."
         )
 
 
@@ -122,15 +122,15 @@ def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
             "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
             "train.method=lora, or list the trained parameters in the adapter's Recipe."
         )
-    wanted = [name for name in names if any(re.fullmatch(pattern, name) for pattern in recipe.full)]
-    if frozen := sorted({*wanted} & {*small_memory.quantised(denoiser)}):
+    trained_names = [name for name in names if any(re.fullmatch(pattern, name) for pattern in recipe.full)]
+    if frozen := sorted({*trained_names} & {*small_memory.quantised(denoiser)}):
         raise TrainingError(
             f"train.method=full trains weights that adapter.quantize holds in 4 or 8 bits ({len(frozen)} tensors, such "
             f"as {frozen[0]}). Use train.method=lora; or, with settings that train only what images are generated "
             "with, adapter.quantize_part=understanding."
         )
     for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_(name in wanted)
+        parameter.requires_grad_(name in trained_names)
     return denoiser
 
 
@@ -151,7 +151,7 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     earlier = list(getattr(denoiser.get_submodule(recipe.prefix), "peft_config", {}))
     with trained.beside_earlier():
         module = get_peft_model(denoiser, config)
-    if earlier:  # those of quantised weights are not merged
+    if earlier:  # LoRA weights on quantised weights are not merged
         tuner: Any = module.base_model
         tuner.set_adapter([*earlier, NAME])
         for name, parameter in module.named_parameters():
@@ -160,7 +160,7 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
 
 
 def find_blocks(module: nn.Module, blocks: Collection[str]) -> list[nn.Module]:
-    """The modules of these classes. Raises TrainingError for a class of which there is none."""
+    """Return the modules of these classes. Raises TrainingError for a class without modules."""
     names = sorted({type(each).__name__ for each in module.modules()})
     _check_patterns("recipe.blocks", blocks, "class", names)
     return [each for each in module.modules() if type(each).__name__ in blocks]
@@ -180,8 +180,8 @@ def _check_patterns(where: str, patterns: Iterable[str], kind: str, names: list[
 class Average:
     """Exponential moving average of the trained weights, in float32.
 
-    The decay rises to its final value, min(decay, (1 + step) / (10 + step)), so that a short run is not held back by
-    the weights it started from.
+    The decay rises to its final value, min(decay, (1 + step) / (10 + step)), so that initial weights fade in a short
+    training too.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
@@ -190,7 +190,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
-        """After the `step`-th update (from 0)."""
+        """Average the parameters after update number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, mean in self.weights.items():
             mean.lerp_(parameters[name].detach(), 1 - decay)
@@ -198,12 +198,12 @@ class Average:
 
 @torch.no_grad()
 def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], where: object = "") -> None:
-    """Overwrite parameters, sharded or not, in place and name by name. Raises CheckpointError, naming `where` the
-    values are from, unless names and shapes are the same."""
-    model, stored = ({name: each.shape for name, each in some.items()} for some in (parameters, values))
+    """Overwrite parameters in place, sharded or not. Raises CheckpointError, which names the source `where`, if names
+    or shapes differ."""
+    expected, shapes = ({name: each.shape for name, each in tensors.items()} for tensors in (parameters, values))
     weights.refuse(
         f"The trained weights in {where} are not those of this model",
-        weights.differences(model, stored, unused=True),
+        weights.differences(expected, shapes, unused=True),
         way_out(where) if isinstance(where, Path) else "",
     )
     for name, weight in values.items():
@@ -211,7 +211,7 @@ def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], wh
 
 
 def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any], base: str = "") -> None:
-    """The trained weights as a folder: PEFT's layout for LoRA (of the checkpoint `base`), else the upstream one."""
+    """Write the trained weights to a folder: LoRA (of the checkpoint `base`) as PEFT, others as the adapter."""
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
         config: Any = tuned.module.peft_config[NAME]
@@ -220,42 +220,42 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
         config.base_model_name_or_path = str(place.absolute()) if local else base
         config.target_modules = recipe.lora
         config.save_pretrained(str(directory))
-        own = get_peft_model_state_dict(tuned.module, adapter_name=NAME, save_embedding_layers=False)
+        state = get_peft_model_state_dict(tuned.module, adapter_name=NAME, save_embedding_layers=False)
         below = f"base_model.model.{recipe.prefix}." if recipe.prefix else "base_model.model."
-        named = {name.replace(below, "base_model.model.", 1): each.contiguous() for name, each in own.items()}
-        save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        tensors = {name.replace(below, "base_model.model.", 1): each.contiguous() for name, each in state.items()}
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     else:
         model.save(directory, {name: parameter.detach() for name, parameter in tuned.parameters.items()})
     (directory / ABOUT).write_text(json.dumps({"kind": tuned.kind, **about}, indent=1) + "\n", "utf-8")
 
 
 def unshard(tuned: Tuned, keep: bool) -> Tuned:
-    """Whole parameters on the CPU in place of sharded ones, in the process that keeps them: to be saved, not run.
+    """Replace sharded parameters by full ones on the CPU, in the process with `keep`: to save them, not to run them.
 
-    With LoRA only the trained ones; with full training all, because an adapter may read any of them when it saves."""
+    With LoRA, gather only the trained ones; with full training all, because an adapter may save any of them."""
     module = tuned.module
     names = tuned.parameters if tuned.kind == "lora" else dict(module.named_parameters(remove_duplicate=False))
-    whole = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}
-    for name, parameter in whole.items():
+    full_weights = {name: nn.Parameter(full, False) for name, full in fsdp.full_tensors(names, keep).items()}
+    for name, parameter in full_weights.items():
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, parameter)
-    return evolve(tuned, parameters={name: whole[name] for name in tuned.parameters if name in whole})
+    return evolve(tuned, parameters={name: full_weights[name] for name in tuned.parameters if name in full_weights})
 
 
 # ---- AdamW, in 32 or 8 bits ------------------------------------------------------------------------------------------
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """The optimizer of the settings. On an accelerator AdamW is torch's fused one, which changes all weights
-    in one pass. Raises TrainingError where 8 bits cannot be had."""
-    own = list(parameters)
+    """Create the optimizer of the settings; on an accelerator, torch's fused AdamW. Raises TrainingError if AdamW in
+    8 bits is not available."""
+    tensors = list(parameters)
     betas = (train.beta1, train.beta2)
     if train.optimizer == "adamw":
-        fused = own[0].device.type != "cpu" or None
-        return torch.optim.AdamW(own, train.lr, betas, train.eps, train.weight_decay, fused=fused)
-    trackers.check_optimizer(train.optimizer, any(isinstance(parameter, DTensor) for parameter in own))
+        fused = tensors[0].device.type != "cpu" or None
+        return torch.optim.AdamW(tensors, train.lr, betas, train.eps, train.weight_decay, fused=fused)
+    trackers.check_optimizer(train.optimizer, any(isinstance(parameter, DTensor) for parameter in tensors))
     from bitsandbytes.optim import AdamW8bit
 
     adamw: Any = AdamW8bit  # its annotations are not those of its arguments
-    optimizer: torch.optim.Optimizer = adamw(own, train.lr, betas, train.eps, train.weight_decay)
+    optimizer: torch.optim.Optimizer = adamw(tensors, train.lr, betas, train.eps, train.weight_decay)
     return optimizer

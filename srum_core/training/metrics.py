@@ -20,14 +20,14 @@ from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep
 
 FIRST = 5
-"""Steps with net-negative cells whose mean error is the guard's yardstick."""
+"""Steps with net-negative cells that the guard compares later ones with."""
 
 
 @define
 class Tally:
-    """Sums over the cells of a step, in float64, so that batches and processes of any sizes add up to one mean.
+    """Sums over the cells of a step, in float64, so that batches and processes of any size add up to one mean.
 
-    They are made on the CPU: not every accelerator has float64, and the step then waits for it only once."""
+    They are computed on the CPU: some accelerators have no float64, and the step waits for the copy only once."""
 
     constraint: float
     """lambda of the loss: a cell with weight + lambda < 0 is net-negative."""
@@ -36,14 +36,14 @@ class Tally:
 
     @torch.no_grad()
     def add(self, step: FlowStep, loss: Tensor, parts: Mapping[str, Tensor], counts: bool) -> None:
-        """A batch whose `loss` and `parts` are means over its cells; one that does not count adds nothing."""
+        """Add a batch, whose `loss` and `parts` are means over its cells; one that does not count adds nothing."""
         pairs = zip(step.velocity, step.target, strict=True)
         error = torch.cat([(v.float() - goal.float()).square().mean(dim=-1).flatten() for v, goal in pairs])
         means = {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
         self.batches.append((means, error, torch.cat([cells.flatten() for cells in step.weight]), counts))
 
     def sums(self) -> dict[str, Tensor]:
-        """Of this process's batches, by name: float64 scalars on the CPU."""
+        """Return the sums over this process's batches, by name: float64 scalars on the CPU."""
         total: dict[str, Tensor] = {}
         for means, error, weight, counts in self.batches:
             error, weight = error.cpu().double(), weight.cpu().double()
@@ -62,7 +62,7 @@ class Tally:
         return total
 
     def means(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float | int | None]:
-        """Per cell, out of the sums that `add_up` gives of all processes. An error of no cell at all is None."""
+        """Return means per cell. `add_up` sums over all processes; an error without cells is None."""
         sums = self.sums()
         total = dict(zip(sums, add_up(torch.stack(list(sums.values()))).tolist(), strict=True))
         cells, negative, negative_error = (total.pop(name) for name in ("cells", "negative", "negative_error"))
@@ -81,7 +81,7 @@ class Guard:
 
     factor: float
     first: list[float] = field(factory=list)
-    """Those first errors; with `warning`, what a resumed run needs."""
+    """The errors of those steps; saved with `warning` for a resumed run."""
     warning: str = ""
     """The reason to stop the run; empty if there is none."""
 
@@ -105,7 +105,7 @@ class Guard:
 
 
 def refuse_infinite(metrics: Mapping[str, float | int | None], step: int, redo: str) -> None:
-    """Raise TrainingError if anything measured in a step is no finite number; `redo`: the option that trains again."""
+    """Raise TrainingError if a metric of a step is not finite; `redo` is the option that trains again."""
     wrong = [name.replace("_", " ") for name, value in metrics.items() if value is not None and not isfinite(value)]
     if wrong:
         raise TrainingError(
@@ -116,7 +116,7 @@ def refuse_infinite(metrics: Mapping[str, float | int | None], step: int, redo: 
 
 
 def forget_peaks() -> None:
-    """Let `peaks` count from now on. (Where the system does not let a process forget, from its start on.)"""
+    """Reset `peaks`, where the system allows it; elsewhere they count from the start of the process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     if torch.cuda.is_available():
@@ -124,7 +124,7 @@ def forget_peaks() -> None:
 
 
 def peaks() -> dict[str, float]:
-    """The most memory that this process and its GPU have taken, in MiB."""
+    """Return the peak memory of this process and its GPU, in MiB."""
     values = memory()
     values["memory_peak"] = values.pop("memory")
     with contextlib.suppress(OSError):
@@ -135,7 +135,7 @@ def peaks() -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """This process's memory, and the most that was taken of the GPU's, in MiB."""
+    """Return this process's memory, and the peak of its GPU, in MiB."""
     values = {"memory": psutil.Process().memory_info().rss / 2**20}
     if torch.cuda.is_available():
         values["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20

@@ -1,7 +1,6 @@
-"""Which of a round's judged images training reads, what their scores are measured against, and which part of each
-image counts. No torch.
+"""Select the judged images that training reads, relate scores to their group, and crop regions to the latent.
 
-Nothing on disk is changed: it is a way of reading. A prompt's group is all judged images with the same words.
+No torch. Nothing on disk is changed. A prompt's group is all judged images with the same words.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 @frozen
 class Images:
-    """What there is to train on, in an order that depends on the ids alone."""
+    """The images to train on, in an order that depends on the ids alone."""
 
     candidates: list[Candidate]
     judgements: list[Judgement]
@@ -44,23 +43,23 @@ class Images:
     objects: float | None = None
     """Regions per judged image, chosen or not."""
     objects_before: float | None = None
-    """The same in the first round; None in that one, and where the rounds cannot be compared."""
+    """The same in the first round; None in the first round, and if the rounds cannot be compared."""
 
     def counts(self) -> dict[str, float | None]:
-        """For the metrics; `judged` are all that could be read, trained on or not."""
+        """Return counts for the metrics; `judged` are all readable images, trained on or not."""
         left_out = {"below_least": self.below_least, "filtered": self.filtered, "not_best": self.not_best}
         counts = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
         return {**counts, **left_out, "objects": self.objects, "objects_before": self.objects_before}
 
 
 def choose(run: Run, round: int) -> Images:
-    """The candidates whose judgement holds no failure, as far as `select` lets them through. Raises TrainingError if
-    there is none."""
+    """Return the readable images of a round that the settings under `select` keep. Raises TrainingError if there is
+    none."""
     if not run.done("judge", round):
         raise RecordError(
             f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
         )
-    # Without questions and answers: training does not read them, and they are most of a judgement.
+    # Without questions and answers: they are most of a judgement, and training does not read them.
     judgements = run.judgements(round)
     by_id = {each.candidate: evolve(each, exchanges=()) for each in judgements}
     candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
@@ -81,13 +80,13 @@ def choose(run: Run, round: int) -> Images:
         )
     pairs = [(candidate, by_id[candidate.id]) for candidate in usable]
     images = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
-    first, now = (run.stage_settings("ground", k) for k in (1, round))
-    comparable = round > 1 and first == now and run.prompts(1) == run.prompts(round)
+    first, current = (run.stage_settings("ground", k) for k in (1, round))
+    comparable = round > 1 and first == current and run.prompts(1) == run.prompts(round)
     return evolve(images, objects_before=_objects(run.judgements(1)) if comparable else None)
 
 
 def _generated(run: Run, round: int) -> list[Candidate]:
-    """All candidates of a round. Raises RecordError where they are not those of the round's prompts."""
+    """Return all candidates of a round. Raises RecordError if one is of another prompt than the round's."""
     candidates, path = run.candidates(round), run.round_folder(round) / "prompts.jsonl"
     if not path.exists():
         return list(candidates)
@@ -101,28 +100,29 @@ def _generated(run: Run, round: int) -> list[Candidate]:
 
 
 def _objects(judgements: Iterable[Judgement]) -> float | None:
-    """Regions per judged image; None without any (the records of an earlier round may have been deleted)."""
+    """Return the regions per judged image; None without images (records of an earlier round may be deleted)."""
     counts = [len(each.regions) for each in judgements if not each.failures]
     return fmean(counts) if counts else None
 
 
-def duplicates(before: float | None, now: float | None) -> str:
-    """The warning if images have over a tenth more objects than before training; "" otherwise, or if unknown.
+def duplicates(before: float | None, after: float | None) -> str:
+    """Return a warning if images have over 10 % more objects than before training; "" otherwise, or if unknown.
 
-    Weights that are higher inside regions than outside favour objects as such, and some are then generated twice."""
-    if not before or now is None or now <= 1.1 * before:
+    Weights that are higher inside regions favour objects as such, so that some are generated twice."""
+    if not before or after is None or after <= 1.1 * before:
         return ""
     return (
-        f"Images hold {now / before - 1:.0%} more objects than before training: some may be duplicates. Centre the "
+        f"Images hold {after / before - 1:.0%} more objects than before training: some may be duplicates. Centre the "
         "weights (map=advantage), raise loss.beta (negative-aware) or loss.constraint (srum), or lower train.lr."
     )
 
 
 def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Images:
-    """The images that the settings keep, in the given order, their scores measured against their prompt's group.
+    """Return the images that the settings keep, in order, with scores relative to their prompt's group.
 
-    `least`, `filter` and `best_of` use the scores as given, and a group's mean is that of all its images,
-    also of those that are left out. Raises TrainingError if nothing is left, RecordError without a global score."""
+    `least`, `filter` and `best_of` use the original scores; a group's mean includes the images that are left out.
+
+    Raises TrainingError if nothing is left, RecordError without a global score."""
     enough = [pair for pair in pairs if settings.least == -1 or _global_score(pair) >= settings.least]
     if not enough:
         raise TrainingError(
@@ -151,46 +151,45 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Images
 
 
 def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
-    """Scores less the mean of their group, divided by the group's standard deviation with "standardise", cut to
-    [-1, 1]; "none" leaves them.
+    """Subtract the group's mean from scores, divide by its standard deviation with "standardise", clip to [-1, 1].
 
-    A group's global scores have one mean and all its regional scores another. Scores that are all the same become 0, a
-    prompt's only image among them: where there is nothing to compare with, there is no evidence."""
+    "none" leaves scores as they are. Global and regional scores of a group have means of their own. Equal scores, such
+    as those of a prompt's only image, become 0: without a difference there is no evidence."""
     if how == "none":
         return list(pairs)
     results: dict[str, Judgement] = {}
     for members in _grouped(pairs).values():
         scores = [score for _, judgement in members for score in judgement.scores]
-        measures = {whole: _against(_values(scores, whole), how) for whole in (True, False)}
+        measures = {is_global: _against(_values(scores, is_global), how) for is_global in (True, False)}
         for candidate, judgement in members:
-            own = [evolve(score, value=measures[score.region is None](score.value)) for score in judgement.scores]
-            results[candidate.id] = evolve(judgement, scores=tuple(own))
+            values = [evolve(score, value=measures[score.region is None](score.value)) for score in judgement.scores]
+            results[candidate.id] = evolve(judgement, scores=tuple(values))
     return [(candidate, results[candidate.id]) for candidate, _ in pairs]
 
 
 def _against(values: Sequence[float], how: str) -> Callable[[float], float]:
-    """How to measure a value against these."""
-    spread = pstdev(values) if values else 0.0  # exactly 0 for equal ones
-    if not spread:
+    """Return a function that measures a score against these."""
+    deviation = pstdev(values) if values else 0.0  # exactly 0 for equal ones
+    if not deviation:
         return lambda value: 0.0
-    mean, scale = fmean(values), spread if how == "standardise" else 1.0
+    mean, scale = fmean(values), deviation if how == "standardise" else 1.0
     return lambda value: max(-1.0, min(1.0, (value - mean) / scale))
 
 
 def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """The `count` best of each group: by global score, then by mean regional score (none is the lowest), then by id."""
+    """Return the `count` best of each group: by global score, then mean regional score (without one: last), then id."""
     if not count:
         return list(pairs)
 
     def rank(pair: Pair) -> tuple[float, float, str]:
-        regional = _values(pair[1].scores, whole=False)
+        regional = _values(pair[1].scores, is_global=False)
         return -_global_score(pair), -fmean(regional) if regional else 2.0, pair[0].id
 
     return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=rank)[:count]]
 
 
 def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """By the prompt's words: imported images have a prompt each, some with the same words."""
+    """Group by the words of the prompt: each imported image has its own prompt, and words may be the same."""
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair[0].prompt.text, []).append(pair)
@@ -198,19 +197,19 @@ def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _is_right(pair: Pair, threshold: float) -> bool:
-    """Whether both means are above the threshold, as far as they exist: the criterion of the map `sparse`."""
-    kinds = (_values(pair[1].scores, whole) for whole in (True, False))
+    """Return whether the mean global and regional scores, if any, are above the threshold, as in the map `sparse`."""
+    kinds = (_values(pair[1].scores, is_global) for is_global in (True, False))
     return min((fmean(values) for values in kinds if values), default=-1.0) > threshold
 
 
-def _values(scores: Iterable[Score], whole: bool) -> list[float]:
-    """Those of the whole image, or of its regions."""
-    return [score.value for score in scores if (score.region is None) is whole]
+def _values(scores: Iterable[Score], is_global: bool) -> list[float]:
+    """Return the global or the regional scores."""
+    return [score.value for score in scores if (score.region is None) is is_global]
 
 
 def _global_score(pair: Pair) -> float:
     candidate, judgement = pair
-    scores = _values(judgement.scores, whole=True)
+    scores = _values(judgement.scores, is_global=True)
     if not scores:
         raise RecordError(
             f'The judgement of candidate "{candidate.id}" has no score for the whole image, which select.best_of and '
@@ -224,8 +223,8 @@ def _global_score(pair: Pair) -> float:
 
 
 def within(judgement: Judgement, window: Box) -> Judgement:
-    """The judgement with its regions in fractions of `window` and cut to it. Regions that lie outside are left out,
-    with their scores; scores of the whole image stay."""
+    """Crop a judgement to `window`: regions become fractions of it. Regions outside are left out with their scores;
+    global scores stay."""
     if window == WHOLE:
         return judgement
     regions = [part for part in (_within(region, window) for region in judgement.regions) if part is not None]
@@ -244,7 +243,7 @@ def _within(region: Region, window: Box) -> Region | None:
 
 
 def _cut(mask: Mask, window: Box) -> Mask:
-    """The pixels of the mask in the window, whole ones; run by run down the columns."""
+    """Crop a mask to the window, in whole pixels; runs go down the columns."""
     width, height = mask.size
     left, right = round(window[0] * width), round(window[2] * width)
     top, bottom = round(window[1] * height), round(window[3] * height)

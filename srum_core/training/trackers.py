@@ -1,7 +1,7 @@
-"""TensorBoard and W&B, and which optional packages training needs. No torch at import.
+"""TensorBoard and W&B, and checks of optional packages. No torch at import.
 
-Trackers are off unless `train.trackers` names them; metrics.jsonl is written always. The base and every round are runs
-of their own: W&B groups them by the folder's name, TensorBoard shows them under `logs` in their folders."""
+Trackers are off unless `train.trackers` names them; metrics.jsonl is always written. The base and every round
+are separate runs: W&B groups them by the folder's name, TensorBoard reads `logs` in their folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from srum_core.runs.run import Run
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
-"""Of which one is needed."""
+"""Packages of each tracker, one of which is needed."""
 _OFFLINE = "Run `wandb login`, set WANDB_API_KEY, or keep everything on disk with WANDB_MODE=offline."
 _SIDE = 512
 """Longer side in pixels of TensorBoard's images: labels are written into them."""
@@ -45,17 +45,17 @@ def check(names: Sequence[str]) -> None:
         import wandb
 
         try:
-            there = wandb.setup().settings.mode != "online" or wandb.login(prompt=False)
-        except TypeError:  # an older version, which would ask
-            there = True
-        except Exception as error:  # the server refuses the key, or is not reached
+            logged_in = wandb.setup().settings.mode != "online" or wandb.login(prompt=False)
+        except TypeError:  # an older version, which asks for an account
+            logged_in = True
+        except Exception as error:  # the server refuses the key or cannot be reached
             raise ConfigError(f"train.trackers names wandb, which cannot log in: {clean(error)} {_OFFLINE}") from error
-        if not there:
+        if not logged_in:
             raise ConfigError(f"train.trackers names wandb, but no account is logged in. {_OFFLINE}")
 
 
 def check_optimizer(name: str, sharded: bool) -> None:
-    """Raise TrainingError where an optimiser is not available: `train.optimizer`, on whole or sharded weights."""
+    """Raise TrainingError if the optimizer `train.optimizer` is not available for full or sharded weights."""
     if name == "adamw8bit" and sharded:
         raise TrainingError(
             "train.optimizer=adamw8bit does not work on sharded weights. Use train.optimizer=adamw, whose state is "
@@ -68,9 +68,9 @@ def check_optimizer(name: str, sharded: bool) -> None:
         )
 
 
-def check_offload(held: bool, several: bool) -> None:
-    """Raise TrainingError where several processes would train a model that is partly `held` in host memory."""
-    if held and several:
+def check_offload(offloaded: bool, several: bool) -> None:
+    """Raise TrainingError if several processes train a model that is partly `offloaded` to host memory."""
+    if offloaded and several:
         raise TrainingError(
             "adapter.offload works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
             "without adapter.offload."
@@ -90,7 +90,7 @@ class Example:
 
 
 def examples(run: Run, round: int) -> list[Example]:
-    """The first image of each of the round's first prompts, as far as it is judged: the same prompts every round."""
+    """Return the first judged image of each of the first prompts, which are the same in every round."""
     first: dict[str, str] = {}
     for item in run.planned(round):
         first.setdefault(item.prompt.id, item.id)
@@ -224,37 +224,37 @@ KINDS: Mapping[str, Callable[[], TensorBoard | WandB]] = {"tensorboard": TensorB
 
 
 class Trackers:
-    """Those of one round (None: the base). One that fails is named and not used again: a run does not end with it."""
+    """The trackers of one round (None: the base). One that fails is reported and not used again; the run continues."""
 
     def __init__(self, run: Run, round: int | None, stage: str, done: int | None = None, used: bool = True) -> None:
-        """`done` steps of training were logged before; `used`: whether this process logs."""
+        """`done`: steps of training that are logged already; `used`: whether this process logs."""
         train, folder = run.settings.train, run.round_folder(round)
-        self.step = 0 if done is not None else round or 0  # TensorBoard forgets later ones when a training is resumed
+        self.step = 0 if done is not None else round or 0  # a resumed training purges later steps from TensorBoard
         plain = bool | int | float | str  # trackers take nothing else
         settings = flatten(run.stage_settings(stage, round))
         settings = {name: each if isinstance(each, plain) else str(each) for name, each in settings.items()}
         self.active = {name: KINDS[name]() for name in train.trackers if used}
-        self._each(lambda tracker: tracker.open(folder, train, settings, done))
+        self._call(lambda tracker: tracker.open(folder, train, settings, done))
 
     def numbers(self, step: int, *tables: Mapping[str, Any]) -> None:
-        """One step's numbers; unknown ones (None) are left out."""
+        """Log one step's numbers, without unknown ones (None)."""
         values = {name: value for table in tables for name, value in table.items() if value is not None}
-        self._each(lambda tracker: tracker.numbers(step, values))
+        self._call(lambda tracker: tracker.numbers(step, values))
 
     def images(self, name: str, examples: Callable[[], Sequence[Example]]) -> None:
-        """Sample images."""
-        if self.active and (found := examples()):
-            self._each(lambda tracker: tracker.images(name, self.step, found))
+        """Log sample images."""
+        if self.active and (samples := examples()):
+            self._call(lambda tracker: tracker.images(name, self.step, samples))
 
     def table(self, name: str, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table as it is printed, and its numbers."""
-        self._each(lambda tracker: tracker.table(name, self.step, values, head, rows))
+        """Log a table as it is printed, and its numbers."""
+        self._call(lambda tracker: tracker.table(name, self.step, values, head, rows))
 
     def close(self) -> None:
         """Close the trackers, and only them: other stages may continue in this process."""
-        self._each(lambda tracker: tracker.close())
+        self._call(lambda tracker: tracker.close())
 
-    def _each(self, act: Callable[[TensorBoard | WandB], None]) -> None:
+    def _call(self, act: Callable[[TensorBoard | WandB], None]) -> None:
         for name, tracker in list(self.active.items()):
             try:
                 act(tracker)

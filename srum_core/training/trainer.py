@@ -49,10 +49,10 @@ log = logging.getLogger("srum")
 
 
 def train(run: Run, round: int) -> Path:
-    """Train round `round` and return its checkpoint folder. Continues where an interrupted training was last saved,
-    with any number of processes; with as many as before the result is then the same, bit for bit on a CPU.
+    """Train round `round` and return its checkpoint folder. Resume an interrupted training from its last checkpoint,
+    with any number of processes; with the same number, the result is the same, bit for bit on a CPU.
 
-    Raises RecordError without finished judgements, TrainingError where training cannot start or must not continue.
+    Raises RecordError without finished judgements, TrainingError if training cannot start or must not continue.
     """
     run = run.at("train", round)
     result = run.stage_folder("train", round)
@@ -66,14 +66,14 @@ def train(run: Run, round: int) -> Path:
         trainer.finish(result)
     finally:
         trainer.trackers.close()
-        run.release()  # the model is no longer the one that the round started with
-        if trainer.accelerator.num_processes == 1:  # else another precision or device in this process would be refused
+        run.release()  # the round has changed the model
+        if trainer.accelerator.num_processes == 1:  # else accelerate keeps its precision and device in this process
             AcceleratorState._reset_state(reset_partial_state=True)
     return result
 
 
 def start(run: Run, model: UnifiedModel) -> Accelerator:
-    """The accelerator, on the device that the adapter has put its denoiser on."""
+    """Create the accelerator on the device of the adapter's denoiser."""
     device = next(model.denoiser.parameters()).device
     precision = run.settings.train.mixed_precision
     if precision == "auto":
@@ -89,7 +89,7 @@ def start(run: Run, model: UnifiedModel) -> Accelerator:
 
 
 class Trainer:
-    """One round's training: the parts, and how far it is."""
+    """The parts and the state of one round's training."""
 
     def __init__(self, run: Run, round: int) -> None:
         self.run, self.round, self.settings = run, round, run.settings.train
@@ -111,10 +111,10 @@ class Trainer:
         self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.images.candidates)]
         """Latent cells per image."""
         self.judgements = self.latents.fit(reward_map, self.images)
-        """For the part of each image that its latent covers."""
+        """Cropped to the part of each image that its latent covers."""
 
         set_seed(run.round_seed("start of training", round))  # LoRA's first weights are random
-        several, lora_settings = fsdp.wanted() and world > 1, run.settings.lora
+        several, lora_settings = fsdp.is_requested() and world > 1, run.settings.lora
         self.tuned = lora.tune(
             self.model, settings.method, lora_settings, settings.checkpointing, settings.compile, several
         )
@@ -124,10 +124,10 @@ class Trainer:
             self.tuned = evolve(self.tuned, parameters=parameters)
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
-            # An adapter may hold some of its weights in host memory, and then places them itself.
-            held = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
-            trackers.check_offload(held, world > 1)
-            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not held])
+            # An adapter may offload weights to host memory, and then places them itself.
+            offloaded = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
+            trackers.check_offload(offloaded, world > 1)
+            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not offloaded])
         lora.check_types(self.tuned, accelerator.mixed_precision)
         needs_start = getattr(objective, "needs_start", False)
         self.beginning = lora.Start.of(self.tuned) if needs_start else None  # before a saved state is loaded
@@ -137,7 +137,7 @@ class Trainer:
         logs = (Log(folder / "metrics.jsonl"), Log(folder / "speed.jsonl"))
         self.saved = Saved(folder / "training", run.stage_settings("train", round), logs)
         self.width = world * settings.accumulation
-        """Batches of a full step, of all processes together. A training keeps it when their number changes."""
+        """Batches of a full step over all processes. A resumed training keeps it, whatever their number."""
         self.done = 0
         """Updates made."""
         self.warmup = 0
@@ -149,7 +149,7 @@ class Trainer:
     # ---- step by step -----------------------------------------------------------------------------------------------
 
     def run_all(self) -> None:
-        """Every step that is still to be made."""
+        """Do all remaining steps."""
         settings, steps = self.settings, self.plan()
         self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
         if self.accelerator.is_main_process:
@@ -171,7 +171,7 @@ class Trainer:
                 advance(1, ", ".join(f"{name} {value:.3g}" for name, value in note.items()))
 
     def outlook(self, planned: int) -> str:
-        """Summary before training: steps, peak learning rate, parameters."""
+        """Return a summary before training: steps, peak learning rate, parameters."""
         settings, images = self.settings, len(self.images.candidates)
         first = min(self.warmup, planned)
         peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
@@ -190,7 +190,7 @@ class Trainer:
             raise TrainingError(f"Training was stopped after step {self.done}. {self.guard.warning} {way_out}")
 
     def plan(self) -> list[list[Batch]]:
-        """The batches of every step."""
+        """Return the batches of every step."""
         settings = self.settings
         large = max(self.sizes)
         if large > settings.max_cells and self.accelerator.is_main_process:
@@ -202,11 +202,11 @@ class Trainer:
         return list(batching.steps(self.sizes, settings.max_cells, self.width, seed, settings.epochs, settings.steps))
 
     def update(self, step: Sequence[Batch]) -> Metrics:
-        """One update of the weights. Every cell of the step has the same weight, whatever its batch and process."""
+        """Update the weights once. Every cell of the step counts the same, whatever its batch and process."""
         settings, accelerator = self.settings, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         total = sum(self.sizes[index] for batch in step for index in batch)
-        # The first update is the first of the warm-up, at lr / warmup. The release's has lr 0 and so changes nothing.
+        # The first update has lr / warmup; in the release it has lr 0 and so changes nothing.
         rate = settings.lr * min(1.0, (self.done + 1) / max(self.warmup, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -214,9 +214,9 @@ class Trainer:
         tally = Tally(getattr(self.objective, "constraint", 0.0))
         mine = batching.share(step, rank, world)
         for place, (batch, counts) in enumerate(mine):
-            # For dropout: it depends on the step and the batch, not on the steps before or who computes it.
+            # Dropout depends on the step and the batch alone, not on earlier steps or the process.
             set_seed(self.run.round_seed("step", self.round, self.done, place * world + rank))
-            last = place == len(mine) - 1 or fsdp.is_sharded(self.denoiser)  # kept whole, gradients need the memory
+            last = place == len(mine) - 1 or fsdp.is_sharded(self.denoiser)  # gradients stay sharded, to save memory
             with nullcontext() if last else accelerator.no_sync(self.denoiser):
                 flow = self.flow(batch)
                 loss, parts = self.objective(flow)
@@ -240,7 +240,7 @@ class Trainer:
         return metrics
 
     def flow(self, batch: Batch) -> FlowStep:
-        """Noise a batch and run the denoiser. Random numbers of an image depend on the step and the image alone."""
+        """Noise a batch and run the denoiser. The rng of an image depends on the step and the image alone."""
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
         latents, reference = zip(*[self.latents.load(self.images.candidates[index]) for index in batch], strict=True)
         clean = [x.to(self.accelerator.device) for x in latents]
@@ -265,7 +265,7 @@ class Trainer:
                 file.append(row)
             for sentence in self.run.registry.notify("srum_metrics", run=self.run, metrics=metrics):
                 tell(sentence)
-            if metrics["gradient_norm"] == 0 and not self.idle:  # steps that change nothing would pass for training
+            if metrics["gradient_norm"] == 0 and not self.idle:  # a training without effect must not look like one
                 self.idle = True
                 log.warning(
                     "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Check the "
@@ -275,7 +275,7 @@ class Trainer:
             self.trackers.numbers(self.done, metrics, speed)
 
     def resume(self) -> None:
-        """Go back to the last saved state, if there is one."""
+        """Load the last checkpoint, if there is one."""
         state = self.saved.load(lazily=fsdp.is_sharded(self.denoiser))
         self.accelerator.wait_for_everyone()  # no process writes before all have read
         if self.accelerator.is_main_process:
@@ -285,8 +285,8 @@ class Trainer:
             self.guard.first, self.guard.warning = state["guard"]
             path = self.saved.folder / STATE
             with weights.loading(f"The optimizer's state in {path}", hint=way_out(path)):
-                whole = StateDictOptions(full_state_dict=True)
-                set_optimizer_state_dict(self.tuned.module, self.optimizer, state["optimizer"], options=whole)
+                options = StateDictOptions(full_state_dict=True)
+                set_optimizer_state_dict(self.tuned.module, self.optimizer, state["optimizer"], options=options)
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)
         self.trackers = trackers.Trackers(self.run, self.round, "train", self.done, self.accelerator.is_main_process)
@@ -294,11 +294,11 @@ class Trainer:
             self.trackers.images("candidates", lambda: trackers.examples(self.run, self.round))
 
     def save(self) -> None:
-        """Whole tensors, by name, so that any number of processes can take them up."""
+        """Save full tensors by name, so that any number of processes can resume."""
         main = self.accelerator.is_main_process
-        weights = fsdp.whole(self.tuned.parameters, main)
-        average = fsdp.whole(self.average.weights, main)
-        # By parameter names, sharded or not: complete in the first process, and nothing in others.
+        weights = fsdp.full_tensors(self.tuned.parameters, main)
+        average = fsdp.full_tensors(self.average.weights, main)
+        # By parameter names, sharded or not: complete in the first process, empty in others.
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         optimizer = get_optimizer_state_dict(self.tuned.module, self.optimizer, options=options)
         if main:
@@ -308,7 +308,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def finish(self, result: Path) -> None:
-        """The checkpoint folder, of the averaged weights if there are any, complete or not there at all."""
+        """Write the checkpoint folder, complete or not at all, from the averaged weights if there are any."""
         if self.average.weights:
             lora.copy_into(self.tuned.parameters, self.average.weights)
         if fsdp.is_sharded(self.denoiser):

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from near import off
-from PIL import Image
-from safetensors.torch import load_file
-from torch import Tensor
+from golden_sets import GoldenSet, image
 
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 
-
-def folder() -> Path:
-    return Path(os.environ.get("SRUM_GOLDENS", Path(__file__).parent)) / "bagel"
-
-
-def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = 2e-5) -> None:
-    """Largest difference relative to the largest entry, the goldens' own measure."""
-    error = off(ours.double(), expected.double())
-    assert error <= tolerance, f"{what}: off by {error:.2e} of the largest entry"
+SET = GoldenSet("bagel", tolerance=2e-5)  # the goldens' own measure
+folder, close = SET.folder, SET.close
 
 
 @cache
 def _model(generation_sides: tuple[int, int], vision_sides: tuple[int, int]) -> Bagel:
-    generated = json.loads((folder() / "vae_config.json").read_text())
+    generated = SET.read_json("vae_config")
     return Bagel(
         Options(
             checkpoint=str(folder() / "checkpoint"),
@@ -50,19 +35,11 @@ class Goldens:
     def has(self, name: str) -> bool:
         return (folder() / name).is_file()
 
-    def json(self, name: str) -> Any:
-        return json.loads((folder() / name).read_text())
+    json, tensors, image = SET.read_json, SET.tensors, staticmethod(image)
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(folder() / name)
-
-    def image(self, levels: Tensor) -> Image.Image:
-        """(h, w, 3) uint8 -> image."""
-        return Image.fromarray(np.ascontiguousarray(levels.numpy()))
-
-    def model(self, generated: dict[str, int] | None = None, seen: dict[str, int] | None = None) -> Bagel:
-        facts = self.json("understanding.json")
-        generated, seen = generated or facts["vae_transform"], seen or facts["vit_transform"]
-        model = _model((generated["max"], generated["min"]), (seen["max"], seen["min"]))
-        assert (model.stride, model.eye.patch) == (generated["stride"], seen["stride"])
+    def model(self, generated: dict[str, int] | None = None, understanding: dict[str, int] | None = None) -> Bagel:
+        facts = self.json("understanding")
+        generated, understanding = generated or facts["vae_transform"], understanding or facts["vit_transform"]
+        model = _model((generated["max"], generated["min"]), (understanding["max"], understanding["min"]))
+        assert (model.stride, model.eye.patch) == (generated["stride"], understanding["stride"])
         return model

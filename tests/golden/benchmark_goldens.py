@@ -46,8 +46,8 @@ def table(name: str, *keys: str) -> Any:
 
 def each_entry(name: str, *keys: str) -> Callable[[Test], Test]:
     """The test for every entry of a table, which is its argument `case`: subtests with the entry's id (or number)."""
-    found = table(name, *keys)
-    entries = found if isinstance(found, list) else [found]
+    rows = table(name, *keys)
+    entries = rows if isinstance(rows, list) else [rows]
     ids = [each.get("id", number) if isinstance(each, dict) else number for number, each in enumerate(entries)]
     return each_case([(str(label), {"case": entry}) for label, entry in zip(ids, entries, strict=True)])
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
+from golden_sets import GoldenSet
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from srum_blip3o.model import Blip3o
@@ -21,24 +16,14 @@ TOLERANCE = 1e-4
 """Absolute; what the set itself calls generous."""
 
 
-def folder() -> Path:
-    return Path(os.environ.get("SRUM_GOLDENS") or Path(__file__).parent) / "blip3o"
+SET = GoldenSet("blip3o", TOLERANCE)
+folder, need, read_json, tensors = SET.folder, SET.need, SET.read_json, SET.tensors
 
 
-def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = TOLERANCE) -> None:
-    assert tuple(ours.shape) == tuple(expected.shape), f"{what}: {tuple(ours.shape)} instead of {tuple(expected.shape)}"
+def close(ours: Tensor, expected: Tensor, message: str = "", tolerance: float = TOLERANCE) -> None:
+    assert ours.shape == expected.shape, f"{message}: {tuple(ours.shape)} instead of {tuple(expected.shape)}"
     error = (ours.detach().double() - expected.double()).abs().max() if ours.numel() else torch.zeros(())
-    assert error <= tolerance, f"{what}: off by {error:.2e}, largest entry {expected.abs().max():.3g}"
-
-
-@cache
-def read_json(name: str) -> Any:
-    return json.loads((folder() / name).read_text())
-
-
-@cache
-def tensors(name: str) -> dict[str, Tensor]:
-    return load_file(folder() / f"{name}.safetensors")
+    assert error <= tolerance, f"{message}: off by {error:.2e}, largest entry {expected.abs().max():.3g}"
 
 
 def image(name: str) -> Image.Image:
@@ -48,9 +33,9 @@ def image(name: str) -> Image.Image:
 @cache
 def model(train_queries: bool = True) -> Blip3o:
     """The checkpoint with the settings that the set's files state."""
-    seen, generated = read_json("understanding.json")["image_processor"], read_json("decoder.json")
+    understanding, generated = read_json("understanding")["image_processor"], read_json("decoder")
     sampling = Sampling(
-        guidance=read_json("sampling.json")["guidance_scale"],
+        guidance=read_json("sampling")["guidance_scale"],
         decoder_steps=generated["num_inference_steps"],
         decoder_guidance=generated["guidance_scale"],
     )
@@ -63,13 +48,6 @@ def model(train_queries: bool = True) -> Blip3o:
             train_queries=train_queries,
             size=(generated["width"], generated["height"]),
             sampling=sampling,
-            vision_pixels=(seen["min_pixels"], seen["max_pixels"]),
+            vision_pixels=(understanding["min_pixels"], understanding["max_pixels"]),
         )
     )
-
-
-def need() -> None:
-    """Fail (or skip, where no set was asked for) if there is no BLIP3-o set."""
-    if not folder().is_dir():
-        message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
-        (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)

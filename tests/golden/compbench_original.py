@@ -162,15 +162,15 @@ def read_objects(lines: Sequence[str]) -> dict[str, str]:
 def wanted(prompt: str, objects: Mapping[str, str]) -> list[tuple[str, int]]:
     """(object, how many) as the prompt says. Nouns that are no `objects` are not asked for."""
     words = re.findall(r"\w+|[^\w\s]", prompt)
-    found = []
+    pairs = []
     for place, number in enumerate(words):
         if number not in NUMBERS:
             continue
         names = (" ".join(words[place + 1 : place + 1 + length]) for length in (2, 1))
         name = next((each for each in names if each in objects), None)
         if name is not None:
-            found.append((objects[name], NUMBERS[number]))
-    return found
+            pairs.append((objects[name], NUMBERS[number]))
+    return pairs
 
 
 def numeracy(prompt: str, detections: Sequence[Detection], objects: Mapping[str, str]) -> float:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bagel_goldens import Goldens
+from bagel_goldens import SET, Goldens
 from near import off
 
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     """The folder that holds one folder per golden set ("bagel", …)."""
-    folder = Path(os.environ.get("SRUM_GOLDENS") or Path(__file__).parent)
-    if not (folder / "bagel").is_dir():
-        message = f"{folder} holds no golden set named bagel (from $SRUM_GOLDENS, default tests/golden)."
-        if "SRUM_GOLDENS" in os.environ:
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
+    SET.need()
+    return SET.folder().parent
 
 
 @pytest.fixture(scope="session")

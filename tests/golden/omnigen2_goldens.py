@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 from einops import rearrange
-from near import off
+from golden_sets import GoldenSet
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from srum_core.models.tensors import patchify, unpatchify
@@ -22,27 +16,8 @@ from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options
 
-TOLERANCE = 1e-4
-"""Of the largest entry; what the set itself calls generous."""
-
-
-def folder() -> Path:
-    return Path(os.environ.get("SRUM_GOLDENS") or Path(__file__).parent) / "omnigen2"
-
-
-def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = TOLERANCE) -> None:
-    error = off(ours.detach().float(), expected.float())
-    assert error <= tolerance, f"{what}: off by {error:.2e} of the largest entry"
-
-
-@cache
-def read_json(name: str) -> Any:
-    return json.loads((folder() / name).read_text())
-
-
-@cache
-def tensors(name: str) -> dict[str, Tensor]:
-    return load_file(folder() / f"{name}.safetensors")
+SET = GoldenSet("omnigen2", tolerance=1e-4)  # what the set itself calls generous
+folder, need, read_json, tensors, close = SET.folder, SET.need, SET.read_json, SET.tensors, SET.close
 
 
 def image(name: str) -> Image.Image:
@@ -86,10 +61,3 @@ def states(texts: Sequence[str | None]) -> list[Tensor]:
 def user_text(filled: str) -> str:
     """What the user said in a text in the chat format."""
     return filled.split("<|im_start|>user\n")[1].split("<|im_end|>")[0].split("<|vision_end|>")[-1]
-
-
-def need() -> None:
-    """Fail (or skip, where no set was asked for) if there is no OmniGen2 set."""
-    if not folder().is_dir():
-        message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
-        (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)

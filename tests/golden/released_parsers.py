@@ -22,12 +22,12 @@ def layout(text: str) -> dict[str, Any]:
     score = _SCORE.search(text)
     if not score:
         return {}
-    rest = text[score.end() :].strip()
-    if rest.lower().startswith("reason:"):
-        rest = rest[len("reason:") :].strip()
+    remainder = text[score.end() :].strip()
+    if remainder.lower().startswith("reason:"):
+        remainder = remainder[len("reason:") :].strip()
     analysis = _LAYOUT.search(text)
-    found = {"layout_analysis": analysis[1].strip()} if analysis else {}
-    return {**found, "global_layout_score": float(score[1]), "reason": rest}
+    answer = {"layout_analysis": analysis[1].strip()} if analysis else {}
+    return {**answer, "global_layout_score": float(score[1]), "reason": remainder}
 
 
 def sample(text: str) -> dict[str, Any]:

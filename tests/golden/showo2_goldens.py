@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from near import off
-from PIL import Image
-from safetensors.torch import load_file
+from golden_sets import GoldenSet
 from torch import Tensor
 
 from srum_core.models.tensors import patchify, to_image, unpatchify
 from srum_showo2.model import ShowO2
 from srum_showo2.options import Options
 
-TOLERANCE = 2e-5
-"""Relative to the largest entry; what the set itself calls comfortable."""
+SET = GoldenSet("showo2", tolerance=2e-5)  # what the set itself calls comfortable
+folder, need, read_json, tensors, close = SET.folder, SET.need, SET.read_json, SET.tensors, SET.close
 
 
-def folder() -> Path:
-    return Path(os.environ.get("SRUM_GOLDENS") or Path(__file__).parent) / "showo2"
-
-
-def need() -> None:
-    """Fail (or skip, where no set was asked for) if there is no Show-o2 set."""
-    if not folder().is_dir():
-        message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
-        (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)
-
-
-def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = TOLERANCE) -> None:
-    error = off(ours.double(), expected.double())
-    assert error <= tolerance, f"{what}: off by {error:.2e} of the largest entry"
-
-
-@cache
-def read_json(name: str) -> Any:
-    return json.loads((folder() / f"{name}.json").read_text())
-
-
-@cache
-def tensors(name: str) -> dict[str, Tensor]:
-    return load_file(folder() / f"{name}.safetensors")
-
-
-def part(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors of one case, under their own names."""
-    return {name.removeprefix(f"{prefix}."): each for name, each in stored.items() if name.startswith(f"{prefix}.")}
+    return {name.removeprefix(f"{prefix}."): each for name, each in weights.items() if name.startswith(f"{prefix}.")}
 
 
 def cases(name: str) -> list[str]:
@@ -62,17 +30,12 @@ def cases(name: str) -> list[str]:
     return [case for case, about in read_json(name).items() if isinstance(about, dict)]
 
 
-def image(levels: Tensor) -> Image.Image:
-    """(h, w, 3) uint8 -> image."""
-    return Image.fromarray(np.ascontiguousarray(levels.numpy()))
-
-
 def same_levels(pixels: Tensor, expected: Tensor) -> None:
     """(n, 3, H, W) become whole levels (n, H, W, 3); rounding may move one value in a thousand by one."""
     ours = np.stack([np.asarray(to_image(each), int) for each in pixels])
-    apart = np.abs(ours - expected.numpy().astype(int))
-    assert apart.max() <= 1
-    assert (apart > 0).mean() <= 1e-3
+    gaps = np.abs(ours - expected.numpy().astype(int))
+    assert gaps.max() <= 1
+    assert (gaps > 0).mean() <= 1e-3
 
 
 def grids(latents: Tensor) -> list[Tensor]:

@@ -29,7 +29,7 @@ class Batch:
 
     def __init__(self, bagel: Goldens) -> None:
         self.model = bagel.model()
-        self.facts, self.tensors = bagel.json("train_forward.json"), bagel.tensors("train_forward.safetensors")
+        self.facts, self.tensors = bagel.json("train_forward"), bagel.tensors("train_forward")
         samples = self.facts["samples"]
         self.grids = [(each["grid_h"], each["grid_w"]) for each in samples]
         patch = self.model.patch
@@ -208,7 +208,7 @@ def sampling_cases() -> list[str]:
 
 @pytest.mark.parametrize("name", sampling_cases())
 def test_sampling(bagel: Goldens, name: str) -> None:
-    model, facts, tensors = bagel.model(), bagel.json("sampling.json"), bagel.tensors("sampling.safetensors")
+    model, facts, tensors = bagel.model(), bagel.json("sampling"), bagel.tensors("sampling")
     case = facts["cases"][name]
     contexts = Contexts(*(read(model, case[f"context_{kind}"]) for kind in ("cond", "cfg_text", "cfg_img")))
     assert int(contexts.full.position[0]) == case["image_rope_position_cond"]
@@ -240,7 +240,7 @@ def test_sampling(bagel: Goldens, name: str) -> None:
 
 def test_sampling_many_at_once_equals_one_by_one(bagel: Goldens) -> None:
     """All cases with the same settings in one batch (contexts of different lengths) draw what each draws alone."""
-    model, facts, tensors = bagel.model(), bagel.json("sampling.json"), bagel.tensors("sampling.safetensors")
+    model, facts, tensors = bagel.model(), bagel.json("sampling"), bagel.tensors("sampling")
     rows = facts["image_height"] // model.stride
     noise = rearrange(tensors["initial_noise"], "(h w) c -> h w c", h=rows)
     prompts = ["a", *(case["context_cond"][-1] for case in facts["cases"].values())][:4]
@@ -255,7 +255,7 @@ def test_editing(bagel: Goldens) -> None:
     """An image in the context: as clean latent, as looked-at image, then the request."""
     if not bagel.has("sampling_edit.json"):
         return
-    facts, tensors = bagel.json("sampling_edit.json"), bagel.tensors("sampling_edit.safetensors")
+    facts, tensors = bagel.json("sampling_edit"), bagel.tensors("sampling_edit")
     model = bagel.model(facts["vae_transform"], facts["vit_transform"])
     image = bagel.image(tensors["image_resized_uint8"])
     latent = model.autoencoder.encode(to_tensor(image)[None], tensors["vae_encode_noise"])
@@ -288,7 +288,7 @@ def test_editing(bagel: Goldens) -> None:
 
 
 def test_time_grids(bagel: Goldens) -> None:
-    for case in bagel.json("schedules.json"):
+    for case in bagel.json("schedules"):
         grid = time_grid(case["num_timesteps"], case["shift"])
         close(grid[:-1], torch.tensor(case["evaluated"]))
         close(grid[:-1] - grid[1:], torch.tensor(case["step_sizes"]), tolerance=1e-5)
@@ -302,7 +302,7 @@ def autoencoder_cases() -> list[str]:
 @pytest.mark.parametrize("name", autoencoder_cases())
 @torch.no_grad()
 def test_autoencoder(bagel: Goldens, name: str) -> None:
-    net, tensors = bagel.model().autoencoder, bagel.tensors("vae.safetensors")
+    net, tensors = bagel.model().autoencoder, bagel.tensors("vae")
     image = tensors[f"{name}.image"]
     close(torch.cat(net.posterior(image), dim=1), tensors[f"{name}.encoder_output"])
     close(net.encode(image), tensors[f"{name}.latent_mean"])
@@ -312,7 +312,7 @@ def test_autoencoder(bagel: Goldens, name: str) -> None:
 
 def test_sizes_read_from_the_weights(bagel: Goldens) -> None:
     """What the published layout leaves to code is found in the shapes of the weights."""
-    stated, generated = bagel.json("bagel_config.json"), bagel.json("vae_config.json")
+    stated, generated = bagel.json("bagel_config"), bagel.json("vae_config")
     model = bagel.model()
     sizes = model.autoencoder.sizes
     assert sizes.widths == tuple(generated["ch"] * m for m in generated["ch_mult"])

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.golden
 def test_tokenisation(bagel: Goldens) -> None:
     chat = bagel.model().chat
     special = [chat.tokenizer.decode([i]) for i in (chat.bos, chat.eos, *chat.markers)]
-    for case in bagel.json("tokenization.json"):
+    for case in bagel.json("tokenization"):
         ids = chat.tokenizer(case["text"], add_special_tokens=False)["input_ids"]
         assert ids == case["ids"]
         assert chat.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == case["decoded"]
@@ -34,7 +34,7 @@ def test_tokenisation(bagel: Goldens) -> None:
 
 
 def test_special_ids(bagel: Goldens) -> None:
-    info, chat = bagel.json("info.json"), bagel.model().chat
+    info, chat = bagel.json("info"), bagel.model().chat
     stated = info["special_token_ids"]
     assert (chat.bos, chat.eos, *chat.markers) == tuple(
         stated[k] for k in ("bos_token_id", "eos_token_id", "start_of_image", "end_of_image")
@@ -48,7 +48,7 @@ NOWHERE = (torch.empty(0), torch.empty(0))
 
 def test_attention_patterns(bagel: Goldens) -> None:
     """Zero queries and keys make attention a mean; one-hot values then show which tokens it is over."""
-    cases = bagel.json("masks_and_sizes.json")["attention_masks"]
+    cases = bagel.json("masks_and_sizes")["attention_masks"]
     assert cases
     for case in cases:
         total = sum(length for _, length in case["splits"])
@@ -68,7 +68,7 @@ def test_attention_patterns(bagel: Goldens) -> None:
 
 
 def test_image_sizes(bagel: Goldens) -> None:
-    cases = bagel.json("masks_and_sizes.json")["image_sizes"]
+    cases = bagel.json("masks_and_sizes")["image_sizes"]
     assert cases
     for case in cases:
         rule = SizeRule(case["max"], case["min"], case["stride"], case["max_pixels"])
@@ -76,7 +76,7 @@ def test_image_sizes(bagel: Goldens) -> None:
 
 
 def test_resizes_and_patches(bagel: Goldens) -> None:
-    model, tensors = bagel.model(), bagel.tensors("understanding.safetensors")
+    model, tensors = bagel.model(), bagel.tensors("understanding")
     first = model.generated_size.resize(bagel.image(tensors["raw_image_uint8"]))
     close(to_tensor(first), to_tensor(bagel.image(tensors["resized_image_uint8"])), tolerance=0)
     pixels = to_tensor(model.seen_size.resize(first))
@@ -88,7 +88,7 @@ def test_resizes_and_patches(bagel: Goldens) -> None:
 
 @torch.no_grad()
 def test_tower_and_connector(bagel: Goldens) -> None:
-    eye, tensors = bagel.model().eye, bagel.tensors("understanding.safetensors")
+    eye, tensors = bagel.model().eye, bagel.tensors("understanding")
     patches, positions = eye.patches(tensors["pixel_values"])
     tower = eye.vit_model(patches[None], positions[None], torch.ones(1, len(patches), dtype=torch.bool))
     close(tower[0], tensors["vit_output"])
@@ -102,12 +102,12 @@ def conversations() -> list[str]:
 
 
 def read(bagel: Goldens, name: str):
-    model, facts = bagel.model(), bagel.json("understanding.json")[name]
+    model, facts = bagel.model(), bagel.json("understanding")[name]
     context = model.denoiser.context(1)
     for text in facts["context_text_before"]:
         model.denoiser.read_text(context, [model.chat.frame(text)])
     if facts["has_image"]:
-        raw = bagel.image(bagel.tensors("understanding.safetensors")["raw_image_uint8"])
+        raw = bagel.image(bagel.tensors("understanding")["raw_image_uint8"])
         model.denoiser.read_image(context, model.look([raw]))
     for text in facts["context_text_after"]:
         model.denoiser.read_text(context, [model.chat.frame(text)])
@@ -121,7 +121,7 @@ def test_logits(bagel: Goldens, name: str) -> None:
     assert int(context.valid[0, : context.used].sum()) == facts["kv_len_before_generation"]
     assert int(context.position[0]) == facts["rope_position_of_start_token"]
     logits = torch.cat([next_logits(model.denoiser, context, [token]) for token in facts["fed_tokens"]])
-    tensors = bagel.tensors("understanding.safetensors")
+    tensors = bagel.tensors("understanding")
     close(logits, tensors[f"{name}.logits"])
     assert logits.argmax(-1).tolist() == tensors[f"{name}.greedy_tokens"].tolist()
 
@@ -137,11 +137,11 @@ def test_greedy_text(bagel: Goldens, name: str) -> None:
 
 def test_answers_many_at_once_equal_one_by_one(bagel: Goldens, tmp_path) -> None:
     """Questions and images of different sizes in one batch, each row stopping on its own."""
-    model, tensors = bagel.model(), bagel.tensors("understanding.safetensors")
+    model, tensors = bagel.model(), bagel.tensors("understanding")
     raw = bagel.image(tensors["raw_image_uint8"])
     raw.save(tmp_path / "a.png")
     raw.resize((raw.width // 2, raw.height)).save(tmp_path / "b.png")
-    asked = [text for name in conversations() for text in bagel.json("understanding.json")[name]["context_text_after"]]
+    asked = [text for name in conversations() for text in bagel.json("understanding")[name]["context_text_after"]]
     questions = [
         Question(tmp_path / "a.png", asked[0], max_new_tokens=8),
         Question(tmp_path / "b.png", "short?", max_new_tokens=3),

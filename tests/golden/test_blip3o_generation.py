@@ -29,7 +29,7 @@ def ids(stored: dict[str, Tensor], run: str) -> list[int]:
 
 def caption() -> str:
     """Out of the prompt's text."""
-    return read_json("sampling.json")["prompt_text"].split("following caption: ")[1].split("<|im_end|>")[0]
+    return read_json("sampling")["prompt_text"].split("following caption: ")[1].split("<|im_end|>")[0]
 
 
 def test_the_prompt_is_framed_with_an_open_turn(stored: dict[str, Tensor]) -> None:
@@ -51,7 +51,7 @@ def test_what_is_read_of_the_prompt(stored: dict[str, Tensor], run: str) -> None
 def test_sampling(stored: dict[str, Tensor], run: str) -> None:
     """Every stored step's state and both velocities, the timesteps cut to whole numbers, and the features."""
     steps = len(stored[f"{run}.timesteps_given_to_head"])
-    kept = read_json("sampling.json").get(f"{run}_stored_step_indices", list(range(steps)))
+    kept = read_json("sampling").get(f"{run}_stored_step_indices", list(range(steps)))
     seen: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         states = model().denoiser.reader.states(model().denoiser.latent_queries, [ids(stored, run)])

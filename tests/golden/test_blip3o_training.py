@@ -28,7 +28,7 @@ def stored() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def captions() -> list[str]:
-    return read_json("train_forward.json")["captions"]
+    return read_json("train_forward")["captions"]
 
 
 def grids(features: Tensor) -> list[Tensor]:
@@ -76,7 +76,7 @@ def test_captions_are_framed_and_tokenised(stored: dict[str, Tensor], captions: 
         ids = model().read(caption, "closed")
         start = int(stored["query_start"][row])
         assert [*ids, frame.special["[IMG]"]] == stored["input_ids"][row, :start].tolist()
-        assert ids == frame.tokenizer(read_json("train_forward.json")["training_text"][row])["input_ids"]
+        assert ids == frame.tokenizer(read_json("train_forward")["training_text"][row])["input_ids"]
 
 
 def test_queries_take_their_places_and_are_read(stored: dict[str, Tensor], captions: list[str]) -> None:
@@ -124,7 +124,7 @@ def test_noise_levels(stored: dict[str, Tensor], case: str) -> None:
     seen: list[Tensor] = []
     hook = model().denoiser.head.time_caption_embed.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
-        step(stored, read_json("train_forward.json")["captions"], case)
+        step(stored, read_json("train_forward")["captions"], case)
     hook.remove()
     close(seen[0], stored[f"{case}.timesteps"], "timesteps")
 
@@ -159,7 +159,7 @@ def test_gradients(stored: dict[str, Tensor], captions: list[str], case: str, tr
 def test_every_gradient_norm(stored: dict[str, Tensor], captions: list[str], trained: None) -> None:
     found = step(stored, captions, "case_a")
     grads = gradients((torch.stack(found.velocity) - torch.stack(found.target)).square().mean())
-    norms = read_json("train_forward_case_a_grad_norms.json")
+    norms = read_json("train_forward_case_a_grad_norms")
     norms = norms.get("grad_norms", norms)
     assert grads.keys() == norms.keys()
     for name, norm in norms.items():
@@ -169,7 +169,7 @@ def test_every_gradient_norm(stored: dict[str, Tensor], captions: list[str], tra
 def test_the_trained_parameters_are_the_official_ones(stored: dict[str, Tensor]) -> None:
     names = [name for name, _ in model().denoiser.named_parameters()]
     ours = {stored_name(n) for n in names if any(re.fullmatch(each, n) for each in model().recipe.full)}
-    assert ours == set(read_json("train_forward.json")["trainable_parameters"])
+    assert ours == set(read_json("train_forward")["trainable_parameters"])
 
 
 def test_the_weighted_loss_and_its_gradients(stored: dict[str, Tensor], captions: list[str], trained: None) -> None:

@@ -29,7 +29,7 @@ def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
 
 
 def test_the_question_is_framed(stored: dict[str, Tensor]) -> None:
-    message = read_json("understanding.json")["prompt_text"].split("<|vision_end|>")[1].split("<|im_end|>")[0]
+    message = read_json("understanding")["prompt_text"].split("<|vision_end|>")[1].split("<|im_end|>")[0]
     ids = model().words.question(message, model().image_input.cells(stored["image.image_grid_thw"][0]))
     assert ids == stored["image.input_ids"][0].tolist()
     text = model().words.tokenizer.decode(stored["text.input_ids"][0].tolist())
@@ -39,7 +39,7 @@ def test_the_question_is_framed(stored: dict[str, Tensor]) -> None:
 
 def test_sizes_follow_the_table() -> None:
     need()
-    table = read_json("understanding.json")["smart_resize"]
+    table = read_json("understanding")["smart_resize"]
     assert table
     for row in table:
         seen = ImageInput.within(row["min_pixels"], row["max_pixels"]).seen((row["width"], row["height"]))

@@ -45,7 +45,7 @@ def runs(edited: bool) -> list[str]:
     """Names of the runs, with reference images or without; none where there is no set (`_set` says so)."""
     if not folder().is_dir():
         return []
-    return [name for name, run in read_json("sampling.json").items() if bool(run["reference_files"]) == edited]
+    return [name for name, run in read_json("sampling").items() if bool(run["reference_files"]) == edited]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +75,7 @@ def test_there_are_runs() -> None:
 
 @pytest.mark.parametrize("name", [*runs(False), *runs(True)])
 def test_sizes_and_times_of_a_run(stored: dict[str, Tensor], name: str) -> None:
-    run, noise = read_json("sampling.json")[name], stored[f"{name}.initial_noise"]
+    run, noise = read_json("sampling")[name], stored[f"{name}.initial_noise"]
     factor = model().configs.factor
     assert noise.shape[-2:] == (run["height"] // factor, run["width"] // factor)
     assert sampling_shift(*noise.shape[-2:]) == pytest.approx(run["time_shift"])
@@ -87,7 +87,7 @@ def test_sizes_and_times_of_a_run(stored: dict[str, Tensor], name: str) -> None:
 @pytest.mark.parametrize("name", runs(False))
 def test_a_run(stored: dict[str, Tensor], name: str) -> None:
     """Every step's state and predictions, which steps are guided, the latents, and the image."""
-    run, seen = read_json("sampling.json")[name], list[tuple[Any, ...]]()
+    run, seen = read_json("sampling")[name], list[tuple[Any, ...]]()
     *prompts, negative = states([*run["prompts"], run["negative_prompt"]])
     noise = [grid(each) for each in stored[f"{name}.initial_noise"]]
     out = sample(
@@ -110,7 +110,7 @@ def test_a_run(stored: dict[str, Tensor], name: str) -> None:
 
 @pytest.mark.parametrize("name", runs(False))
 def test_prompts_one_by_one(stored: dict[str, Tensor], name: str) -> None:
-    run = read_json("sampling.json")[name]
+    run = read_json("sampling")[name]
     (negative,) = states([run["negative_prompt"]])
     for row, text in enumerate(run["prompts"]):
         noise = [grid(stored[f"{name}.initial_noise"][row])]
@@ -122,7 +122,7 @@ def test_prompts_one_by_one(stored: dict[str, Tensor], name: str) -> None:
 def test_a_run_with_reference_images(stored: dict[str, Tensor], name: str) -> None:
     """The transformer's three predictions at the stored states, and that guidance and steps of the two scales are made
     of them. (The adapter itself generates from texts alone.)"""
-    run = read_json("sampling.json")[name]
+    run = read_json("sampling")[name]
     *prompts, negative = states([*run["prompts"], run["negative_prompt"]])
     few = [grid(stored[f"{name}.reference.{i}"]) for i in range(len(run["reference_files"]))]
     times = time_grid(run["steps"], run["time_shift"])
@@ -165,13 +165,13 @@ def test_what_the_decoder_gets(stored: dict[str, Tensor], name: str) -> None:
 
 
 def test_the_tables_of_times() -> None:
-    for row in read_json("schedules.json")["drawing"]:
+    for row in read_json("schedules")["drawing"]:
         by_size = sampling_shift(row["latent_rows"], row["latent_columns"])
         assert row["shift"] == pytest.approx(by_size) or row["shift"] == 1.0, row  # 1: a scheduler that does not shift
         times = time_grid(row["steps"], row["shift"])
         close(times.float(), torch.tensor(row["time"]), str(row), 1e-5)
         close((1 - times).float(), torch.tensor(row["t_reference"]), str(row), 1e-5)
-    for row in read_json("schedules.json")["training"]:
+    for row in read_json("schedules")["training"]:
         tokens = row["latent_rows"] * row["latent_columns"] // 2**2  # independent of the checkpoint: real patches
         assert training_shift(tokens, row["version"]) == pytest.approx(row["shift"]), row
         schedule = Schedule("logit-normal", shift=row["shift"])
@@ -190,7 +190,7 @@ def steps_of_sides() -> set[int]:
 
 
 def test_the_table_of_sizes() -> None:
-    table = read_json("vae.json")["resize_table"]
+    table = read_json("vae")["resize_table"]
     step = math.gcd(*(row[side] for row in table for side in ("new_width", "new_height")))
     assert step in steps_of_sides()
     for row in table:
@@ -201,7 +201,7 @@ def test_the_table_of_sizes() -> None:
 
 def test_the_autoencoder() -> None:
     """Prepared pixels, moments, latents drawn and from the mean, and decoded images."""
-    expected, about, autoencoder = tensors("vae"), read_json("vae.json"), model().parts["autoencoder"]
+    expected, about, autoencoder = tensors("vae"), read_json("vae"), model().parts["autoencoder"]
     scale, shift = about["scaling_factor"], about["shift_factor"]
     assert (autoencoder.config.scaling_factor, autoencoder.config.shift_factor) == (scale, shift)
     for i, (name, size) in enumerate(zip(about["files"], about["sizes"], strict=True)):

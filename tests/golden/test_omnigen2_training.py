@@ -46,7 +46,7 @@ def stored() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def about() -> dict:
-    return read_json("train_forward.json")
+    return read_json("train_forward")
 
 
 def each(stored: dict[str, Tensor], name: str) -> list[Tensor]:
@@ -111,7 +111,7 @@ def gradients(loss: Tensor, case: str) -> dict[str, Tensor]:
 
 def test_texts_are_framed_tokenised_and_read() -> None:
     """Whole, and with a longer text beside them; the empty one and the negative prompt too."""
-    expected, about = tensors("conditions"), read_json("conditions.json")
+    expected, about = tensors("conditions"), read_json("conditions")
     texts, limit = about["texts"], model().options.text_tokens
     together = states(texts)
     for number, (text, filled) in enumerate(zip(texts, about["filled"], strict=True)):
@@ -122,7 +122,7 @@ def test_texts_are_framed_tokenised_and_read() -> None:
 
 
 def test_a_dropped_caption_has_another_system_prompt() -> None:
-    expected, about = tensors("conditions"), read_json("conditions.json")
+    expected, about = tensors("conditions"), read_json("conditions")
     ids = prompt_ids(model().chat, None, model().options.text_tokens)
     assert ids == expected["dropped.input_ids"].tolist()
     assert ids == model().chat.tokenizer(about["dropped_text"])["input_ids"]
@@ -133,7 +133,7 @@ def test_the_batch_and_the_cut_text() -> None:
     expected, language = tensors("conditions"), model().parts["language model"].model.language_model
     for row, (mask, whole) in enumerate(zip(expected["batch.mask"], expected["batch.states"], strict=True)):
         length = int(mask.sum())
-        close(states(read_json("conditions.json")["texts"][: len(expected["batch.mask"])])[row], whole[:length])
+        close(states(read_json("conditions")["texts"][: len(expected["batch.mask"])])[row], whole[:length])
     (name,) = [name for name in expected if name.startswith("cut_to_")]
     kept = int(re.findall(r"\d+", name)[0])
     (found,) = read(language, [expected["2.input_ids"][:kept].tolist()], model().chat.special[PAD])
@@ -221,7 +221,7 @@ def test_gradients(stored: dict[str, Tensor], about: dict, case: str, trained: N
     assert given.keys() == set(about["stored_gradients"].get(case, []))
     for name, expected in given.items():
         close(grads[name], expected, name)
-    norms = read_json("train_forward_grad_norms.json")[case]
+    norms = read_json("train_forward_grad_norms")[case]
     unused = set() if case == "case_r" else set(about["unused_for_text_to_image"])
     assert grads.keys() == norms.keys() - unused
     assert not any(norms[name] for name in unused)

@@ -29,7 +29,7 @@ def stored() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def about() -> dict:
-    return read_json("understanding.json")
+    return read_json("understanding")
 
 
 def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ def test_the_question_is_framed(stored: dict[str, Tensor], about: dict) -> None:
 
 
 def test_special_tokens_are_known_by_name() -> None:
-    found = read_json("token_ids.json")
+    found = read_json("token_ids")
     assert model().chat.special.items() <= found.items()
     vocabulary = model().chat.tokenizer.get_vocab()
     assert {token: vocabulary[token] for token in found} == found

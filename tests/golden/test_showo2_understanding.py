@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from showo2_goldens import cases, close, grids, image, latents, model, need, part, read_json, tensors
+from golden_sets import image
+from showo2_goldens import cases, close, grids, latents, model, need, part, read_json, tensors
 from torch import Tensor
 
 from srum_core.models.generation import Reply, speak

@@ -69,15 +69,15 @@ def bagel_overall(rows: Mapping[int, Mapping[str, float]]) -> Result:
     and then there is no overall (their script crashes)."""
     problems = []
     for name, (first, last) in _files().items():
-        own = [rows[identity] for identity in range(first, last + 1) if identity in rows]
-        if len(own) < last - first + 1:
-            problems.append(f"{name}: {last - first + 1 - len(own)} rows are missing.")
-        elif any(MISSING in row.values() for row in own):
+        group_rows = [rows[identity] for identity in range(first, last + 1) if identity in rows]
+        if len(group_rows) < last - first + 1:
+            problems.append(f"{name}: {last - first + 1 - len(group_rows)} rows are missing.")
+        elif any(MISSING in row.values() for row in group_rows):
             problems.append(f"{name}: a grade is missing.")
     if problems:
         return Result({}, None, problems=tuple(problems))
-    found = reference(LEGACY, rows)
-    return Result(found.categories, sum(mean for mean, _ in found.categories.values()) / len(found.categories))
+    expected = reference(LEGACY, rows)
+    return Result(expected.categories, sum(mean for mean, _ in expected.categories.values()) / len(expected.categories))
 
 
 def _files() -> dict[str, tuple[int, int]]:

@@ -17,5 +17,5 @@ def question(doc: dict[str, Any], kwargs: dict[str, Any] | None = None) -> str:
     return "Is there a red circle?"
 
 
-def results(doc: dict[str, Any], said: list[str]) -> dict[str, float]:
-    return {"said_something": float(bool(said[0].strip()))}
+def results(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
+    return {"said_something": float(bool(answers[0].strip()))}

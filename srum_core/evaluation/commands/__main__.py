@@ -13,7 +13,7 @@ from srum_core.evaluation.run import Evaluation, generate_images
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status of the process."""
+    """Run one stage, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m srum_core.evaluation.commands", description=__doc__)
     parser.add_argument("stage", choices=("generate", "judge"))
     parser.add_argument("run", type=Path)

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when every image exists."""
+    """Return 0 when every image exists."""
     plan = Plan.of(parsed)
     if parsed.dry_run:
         return plan.announce()

@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when every question has an answer."""
+    """Return 0 when every question has an answer."""
     plan = Plan.of(parsed)
     evaluation, folder = plan.evaluation, plan.evaluation.folder
     if not asks(evaluation):

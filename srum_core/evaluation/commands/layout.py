@@ -23,7 +23,7 @@ from srum_core.runs.progress import shown
 from srum_core.runs.store import write_atomic
 
 ASIDE = ".srum-"
-"""The prefix of a file's name while it is written: scorers do not read such a file as an image."""
+"""Prefix of a file while it is written, so that scorers do not read it as an image."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when every image is where its scorer reads it."""
+    """Return 0 when every image is where its scorer reads it."""
     evaluation = Evaluation.open(parsed.run, plugins.discover())
     with lock(evaluation.folder):
         layout = lay_out(evaluation, parsed.target, parsed.to, parsed.partial)
@@ -43,24 +43,24 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> Layout:
-    """Link every image (or copy it, where links are impossible) to where a scorer reads it; `target` "" = the only
-    layout. Existing files are kept, so the same call again finishes the work.
+    """Link (or else copy) every image to where a scorer reads it; `target` "" = the only layout. Existing files are
+    kept, so the same call again finishes the work.
 
-    Raises ConfigError for a target that the benchmark does not have, RecordError for images that the scorer would
-    find in the folder although they are not of this run."""
+    Raises ConfigError for an unknown target, RecordError for images in the folder that are not of this run but that the
+    scorer would read."""
     benchmark = run.benchmark()
     name = run.settings.benchmark.use if run.settings.benchmark else ""
-    chosen = _target(name, getattr(benchmark, "layouts", {}), target)
+    scorer = _target(name, getattr(benchmark, "layouts", {}), target)
     numbers = run.numbers()
     images = [(numbers[each.id], each) for each in run.generated(partial)]
-    layout: Layout = benchmark.layout(chosen, images)  # type: ignore[attr-defined]
+    layout: Layout = benchmark.layout(scorer, images)  # type: ignore[attr-defined]
     to.mkdir(parents=True, exist_ok=True)
     for stale in to.rglob(f"{ASIDE}*"):
         stale.unlink()
     extra = sorted(set(layout.found(to)) - layout.images.keys())
     if extra:
         raise RecordError(
-            f"{to / extra[0]} is not an image of this evaluation, and a scorer of the layout {chosen} would score it"
+            f"{to / extra[0]} is not an image of this evaluation, and a scorer of the layout {scorer} would score it"
             f"{f' (and {len(extra) - 1} more)' if len(extra) > 1 else ''}. Remove it, or lay out into an empty folder."
         )
     for place, source in layout.images.items():
@@ -73,20 +73,20 @@ def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> La
     return layout
 
 
-def _target(benchmark: str, known: Mapping[str, str], target: str) -> str:
-    if not known:
+def _target(benchmark: str, layouts: Mapping[str, str], target: str) -> str:
+    if not layouts:
         raise ConfigError(f'The benchmark "{benchmark}" has no layout of an original scorer.')
-    if not target and len(known) == 1:
-        return next(iter(known))
-    if target not in known:
-        listed = "; ".join(f"{name}: for {who}" for name, who in known.items())
+    if not target and len(layouts) == 1:
+        return next(iter(layouts))
+    if target not in layouts:
+        listed = "; ".join(f"{name}: for {who}" for name, who in layouts.items())
         wrong = f'"{benchmark}" has no layout "{target}".' if target else f'"{benchmark}" has several layouts.'
-        raise ConfigError(f"{wrong}{did_you_mean(target, known)} Set --target to one of these. {listed}.")
+        raise ConfigError(f"{wrong}{did_you_mean(target, layouts)} Set --target to one of these. {listed}.")
     return target
 
 
 def _link(source: Path, place: Path) -> None:
-    """Hard-link, to use no space; copy on another file system. The file appears whole, or not at all."""
+    """Hard-link a file, or copy it to another file system; atomically."""
     if place.exists() and (place.samefile(source) or filecmp.cmp(place, source, shallow=False)):
         return
     place.parent.mkdir(parents=True, exist_ok=True)

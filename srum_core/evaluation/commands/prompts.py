@@ -42,15 +42,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if a file is missing or is not the release's. Raises ConfigError where no prompt file is found."""
+    """Return 0, or 1 if a file is missing or is not the release's. Raises ConfigError where no prompt file is found."""
     registry = plugins.discover()
     revision = parsed.revision or _known_revision(registry, parsed.source)
     folder = fetch(parsed.source, revision, parsed.to)
     surveys = _surveys(registry, str(folder), parsed.benchmark)
     if not surveys:
-        known = ", ".join(_readers(registry))
+        names = ", ".join(_readers(registry))
         raise ConfigError(
-            f"{folder} holds no prompt file of a known benchmark ({known}). "
+            f"{folder} holds no prompt file of a known benchmark ({names}). "
             "Name one with --benchmark to see which files it needs and where they come from."
         )
     show_table(_table(surveys), wrap=False)
@@ -64,22 +64,22 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _known_revision(registry: plugins.Registry, source: str) -> str:
-    """The revision of a repository at which a benchmark's files were checked; "" for another repository."""
+    """Return the revision at which a benchmark's files were checked; "" for an unknown repository."""
     surveys = _surveys(registry, "", _readers(registry))
-    known = sorted({file.source for files in surveys.values() for file in files})
-    states = [each.split(" at ") for each in known if each.count(" at ") == 1]
+    sources = sorted({file.source for files in surveys.values() for file in files})
+    states = [each.split(" at ") for each in sources if each.count(" at ") == 1]
     name = source.rstrip("/").removesuffix(".git")
     return next((state for repository, state in states if name.endswith(f"/{repository}")), "")
 
 
 def _readers(registry: plugins.Registry) -> list[str]:
-    """The benchmarks whose prompts are read from a folder."""
+    """Return the benchmarks whose prompts are read from a folder."""
     benchmarks = [each.component for each in registry.listing() if each.kind == "benchmark"]
     return [each.name for each in benchmarks if each.options and "data" in attrs.fields_dict(each.options)]
 
 
 def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> dict[str, list[PromptFile]]:
-    """By benchmark: the chosen ones; without a choice, those with a file in the folder."""
+    """Survey the chosen benchmarks; without a choice, those with a file in the folder."""
     readers = _readers(registry)
     surveys = {}
     for name in chosen or readers:
@@ -123,13 +123,12 @@ def _lines(name: str, file: PromptFile) -> list[str]:
 
 
 def fetch(source: str, revision: str = "", to: Path | None = None) -> Path:
-    """The folder `source`, or the one that it is downloaded to: `to`, or checkouts/NAME. `revision` "" = the newest.
+    """Return the folder `source`, or download it to `to` or checkouts/NAME. `revision` "" = the newest.
 
-    Existing files are not downloaded again, so the same call again needs no network.
-    Raises ConfigError where it cannot be downloaded, such as without a network."""
-    here = Path(source).expanduser()
-    if here.is_dir():
-        return here
+    Existing files are not downloaded again. Raises ConfigError if it cannot be downloaded."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
     git = bool(_GIT.fullmatch(source))
     if not git and not _HUB.fullmatch(source):
         raise ConfigError(f"{source} is not a folder, not a git address (https://…) and not a hub id (OWNER/NAME).")
@@ -144,26 +143,26 @@ def fetch(source: str, revision: str = "", to: Path | None = None) -> Path:
 
 
 def _clone(source: str, revision: str, folder: Path) -> None:
-    """Clone only the texts of one revision: other blobs are left out where the server supports that."""
+    """Clone only the texts of one revision, if the server supports that."""
     shutil.rmtree(folder, ignore_errors=True)
     words = ["clone", "--quiet", "--no-checkout", "--filter=blob:none", "--", source, str(folder)]
     _git(words, f"{source} cannot be cloned")
     _git(["-C", str(folder), "sparse-checkout", "set", "--no-cone", *PATTERNS], f"{source} cannot be read")
-    which = ["--detach", revision] if revision else []
-    _git(["-C", str(folder), "checkout", "--quiet", *which], f"{source} has no revision {revision or 'to check out'}")
+    words = ["-C", str(folder), "checkout", "--quiet", *(["--detach", revision] if revision else [])]
+    _git(words, f"{source} has no revision {revision or 'to check out'}")
 
 
-def _git(words: Sequence[str], what: str) -> None:
+def _git(words: Sequence[str], problem: str) -> None:
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
     way_out = "Check the network and the address, or download it in another way and name the folder."
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *words], env={**os.environ, **quiet}, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
     except FileNotFoundError as error:
-        raise ConfigError(f"{what}: git is not installed. Install it, or download the files yourself.") from error
-    if done.returncode:
-        raise ConfigError(f"{what}: {' '.join(done.stderr.split()) or 'git gives no reason'}. {way_out}")
+        raise ConfigError(f"{problem}: git is not installed. Install it, or download the files yourself.") from error
+    if process.returncode:
+        raise ConfigError(f"{problem}: {' '.join(process.stderr.split()) or 'git gives no reason'}. {way_out}")
 
 
 def _download(source: str, revision: str, folder: Path) -> None:

@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when the table is written."""
+    """Return 0 when the table is written."""
     plan = Plan.of(parsed)
     if parsed.dry_run:
         return plan.announce()
@@ -42,13 +42,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _work(plan: Plan, handle: int) -> None:
     plan.delete("images")
-    judged = asks(plan.evaluation)
-    if judged:
+    needs_judge = asks(plan.evaluation)
+    if needs_judge:
         name, use = plan.chosen_judge()
         plan.delete("answers", name)
     elif plan.judge:
         tell("This benchmark needs no judge: its images are scored by rules. --judge has no effect.")
     plan.generate_all(handle)
-    if judged:
+    if needs_judge:
         plan.judge_all(handle, name, use)
-    plan.score_all(name if judged else None)
+    plan.score_all(name if needs_judge else None)

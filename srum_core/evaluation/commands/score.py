@@ -31,7 +31,7 @@ def add_failures(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when the tables are written."""
+    """Return 0 when the tables are written."""
     plan = Plan.of(parsed)
     with lock(plan.evaluation.folder):
         plan.score_all(plan.name)

@@ -1,4 +1,4 @@
-"""What the commands of `srum eval` share: parsing a call, and running it."""
+"""Shared by the commands of `srum eval`: parse a call, and run it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from srum_core import config, plugins
 from srum_core.cli import launching
-from srum_core.cli.common import Typed, add_settings, given, say, show_table
+from srum_core.cli.common import Typed, add_settings, from_parsed, say, show_table
 from srum_core.cli.launching import Launch
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import plan, scoring, tables
@@ -23,11 +23,11 @@ from srum_core.options import Use
 from srum_core.runs.progress import NORMAL, shown, tell
 
 LATER = ("benchmark.", "evaluate.retries", "evaluate.temperature")
-"""What may be set after the images have been generated."""
+"""Settings that may change after images are generated."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model, on which benchmark, into which folder."""
+    """Add the arguments of a model, a benchmark and a folder."""
     add_settings(parser)
     add = parser.add_argument
     add("--trained", metavar="RUN[:ROUND]", help="the model after a run's last finished round, or after ROUND")
@@ -39,7 +39,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_later(parser: argparse.ArgumentParser) -> None:
-    """An existing evaluation, and the settings that may still change."""
+    """Add the arguments of an existing evaluation, and settings that may still change."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the evaluation")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as benchmark.template=my.txt")
 
@@ -52,7 +52,7 @@ def add_judge(parser: argparse.ArgumentParser) -> None:
 
 @frozen
 class Plan:
-    """What one call does with an evaluation."""
+    """What one call of a command does with an evaluation."""
 
     evaluation: Evaluation
     launch: Launch = field(factory=Launch)
@@ -67,7 +67,7 @@ class Plan:
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Self:
-        """Raises ConfigError with all problems of the settings."""
+        """Plan a call. Raises ConfigError with all problems of the settings."""
         registry, typed = plugins.discover(), Typed.of(parsed)
         if "run" in parsed:
             evaluation = _opened(parsed.run, typed.settings, registry)
@@ -75,11 +75,11 @@ class Plan:
             words = (typed.adapter, typed.preset, typed.config, typed.overrides)
             settings = plan.read_settings(*words, registry, typed.trained, plan.FIRST)
             evaluation = plan.new(settings, registry, parsed.out)
-        more = {"evaluation": evaluation, "launch": given(Launch, parsed), "judged": "judge" in parsed}
-        return given(cls, parsed, **more)
+        fields = {"evaluation": evaluation, "launch": from_parsed(Launch, parsed), "judged": "judge" in parsed}
+        return from_parsed(cls, parsed, **fields)
 
     def problems(self) -> list[str]:
-        """What would stop the evaluation before its first image."""
+        """Return what would stop the evaluation before its first image."""
         return plan.problems(self.evaluation, "images" in self.redo, self.judged, self.judge, self.name)
 
     def announce(self) -> int:
@@ -99,8 +99,8 @@ class Plan:
         return plan.chosen_judge(self.evaluation, self.judge, self.name)
 
     def delete(self, what: str, name: str = "") -> None:
-        """Delete images or (a judge's) answers that are to be generated again. Answers are stored under hashes of
-        images: those about deleted images are never read."""
+        """Delete images or (a judge's) answers that --redo names. Answers about deleted images may stay: they are never
+        read, because they are stored under hashes of images."""
         if what in self.redo:
             shutil.rmtree(self.evaluation.folder / what / name, ignore_errors=True)
             if what == "images":
@@ -109,11 +109,11 @@ class Plan:
     # ---- stages -----------------------------------------------------------------------------------------------------
 
     def generate_all(self, handle: int) -> None:
-        """`handle`: of the evaluation's lock."""
+        """Generate missing images. `handle` is that of the evaluation's lock."""
         run = self.evaluation
         run.begin()
         tell(f"generate: {len(run.plan_images())} images in {shown(run.folder / 'images')}", NORMAL)
-        if self.launch.apart:
+        if self.launch.separate:
             self._launch(handle, "generate")
         else:
             generate_images(run)
@@ -123,8 +123,8 @@ class Plan:
         run.keep()
         Answers(run, name, use)  # refuses another judge's folder
         plan.keep_judge(run, name, use)
-        tell(f"judge: {tables.named(use)}, in {shown(run.folder / 'answers' / name)}", NORMAL)
-        if self.launch.apart:
+        tell(f"judge: {tables.component_name(use)}, in {shown(run.folder / 'answers' / name)}", NORMAL)
+        if self.launch.separate:
             self._launch(handle, "judge", name, *["--partial"] * self.partial, "--batch", str(self.batch))
         else:
             judge(run, name, use, self.partial, self.batch)
@@ -136,20 +136,20 @@ class Plan:
             raise RecordError(f"{stage} ended with exit status {code}; its output is above. The same command resumes.")
 
     def score_all(self, name: str | None) -> None:
-        """The table of every judge, or of one."""
+        """Write and print the table of every judge, or of one."""
         run = self.evaluation
         run.keep()
-        known: dict[str, Use | None] = dict(plan.judges(run))
+        judges: dict[str, Use | None] = dict(plan.judges(run))
         if not plan.asks(run):
-            known = {NO_JUDGE: None}
+            judges = {NO_JUDGE: None}
         elif name is None:  # a judge without any answer needs no table
-            begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
-            known = begun or known
-        if name is not None and name not in known:
-            raise RecordError(f'No judge "{name}" has judged in {run.folder}, only: {", ".join(known) or "none"}.')
-        if not known:
+            answers = run.folder / "answers"
+            judges = {each: use for each, use in judges.items() if any((answers / each).glob("part-*"))} or judges
+        if name is not None and name not in judges:
+            raise RecordError(f'No judge "{name}" has judged in {run.folder}, only: {", ".join(judges) or "none"}.')
+        if not judges:
             raise RecordError(f"The images of {run.folder} are not judged yet. Start with srum eval judge.")
-        for each, use in known.items():
+        for each, use in judges.items():
             if name in (None, each):
                 table = scoring.score(run, each, use, self.failures, self.partial)
                 show_table(tables.show(table))
@@ -158,7 +158,7 @@ class Plan:
 
 
 def _opened(folder: Path, words: Sequence[str], registry: plugins.Registry) -> Evaluation:
-    """The evaluation in a folder with the given settings. Raises ConfigError for settings that images depend on."""
+    """Open an evaluation with other settings. Raises ConfigError for settings that images depend on."""
     run = Evaluation.open(folder, registry)
     wrong = [each for each in words if not each.startswith(LATER) or each.startswith("benchmark.use")]
     if wrong:

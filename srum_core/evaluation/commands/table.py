@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError for a folder without a table."""
+    """Return 0. Raises RecordError for a folder without a table."""
     from srum_core.evaluation import comparison
     from srum_core.runs.store import write_atomic
 
