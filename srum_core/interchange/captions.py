@@ -191,10 +191,10 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
     if image is None:
         raise Unusable("it has no image")
     upright, notes = _upright(image)
-    return Incoming(where, Prompt(identity, text.strip()), upright, notes=notes)
+    return Incoming(where, Prompt(identity, text.strip()), upright, notes=tuple(notes))
 
 
-def _upright(file: File) -> tuple[File, tuple[str, ...]]:
+def _upright(file: File) -> tuple[File, list[str]]:
     """The image rotated as its EXIF data specifies, which models and judges do not read, and what there is to note.
     Raises Unusable."""
     from PIL import Image, ImageOps
@@ -202,7 +202,7 @@ def _upright(file: File) -> tuple[File, tuple[str, ...]]:
     try:
         with Image.open(BytesIO(file.data)) as image:
             count = getattr(image, "n_frames", 1)
-            notes = (f"only the first of its {count} images is used",) if count > 1 else ()
+            notes = [f"only the first of its {count} images is used"] * (count > 1)
             if image.getexif().get(_ORIENTATION) not in _TURNED:
                 return file, notes
             rotated: Any = flatten(ImageOps.exif_transpose(image))
@@ -210,5 +210,5 @@ def _upright(file: File) -> tuple[File, tuple[str, ...]]:
         raise Unusable(f"the EXIF data of {file.name} cannot be read ({error})") from error
     data = BytesIO()
     rotated.save(data, format="PNG")
-    notes += ("it was rotated according to its EXIF data",)
+    notes.append("it was rotated according to its EXIF data")
     return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size), notes
