@@ -351,7 +351,7 @@ def test_unjudged_images_are_trained_on_with_weight_one(tmp_path: Path, capsys: 
     assert metrics["cells"] == sum(width * height // 4 for width, height in SIZES.values())
     assert not any(judgement.scores or judgement.exchanges for judgement in run.judgements(1))
     card = model_card(run, 1, "The whole model trained from", "")
-    assert "* Round 1: 4 imported images with their prompts; full" in card
+    assert "* Round 1: 4 imported images with their prompts; lora, loss `sft`" in card
     assert main.main(["report", str(run.folder)]) == 0
 
 

@@ -192,10 +192,10 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
     if image is None:
         raise Unusable("it has no image")
     upright, notes = _upright(image)
-    return Incoming(where, Prompt(identity, text.strip()), upright, notes=notes)
+    return Incoming(where, Prompt(identity, text.strip()), upright, notes=tuple(notes))
 
 
-def _upright(file: File) -> tuple[File, tuple[str, ...]]:
+def _upright(file: File) -> tuple[File, list[str]]:
     """Rotate an image as its EXIF data says, which models and judges do not read; return it and notes.
 
     Raises Unusable."""
@@ -206,11 +206,11 @@ def _upright(file: File) -> tuple[File, tuple[str, ...]]:
             count = getattr(image, "n_frames", 1)
             notes = [f"only the first of its {count} images is used"] if count > 1 else []
             if image.getexif().get(_ORIENTATION) not in _TURNED:
-                return file, tuple(notes)
+                return file, notes
             rotated: Any = flatten(ImageOps.exif_transpose(image))
     except Exception as error:  # of damaged EXIF data, of any kind
         raise Unusable(f"the EXIF data of {file.name} cannot be read ({error})") from error
     data = BytesIO()
     rotated.save(data, format="PNG")
     notes.append("it was rotated according to its EXIF data")
-    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size), tuple(notes)
+    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size), notes
