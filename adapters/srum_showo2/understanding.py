@@ -67,7 +67,7 @@ def ask(
     seen = view.embeds
     if columns:
         seen = denoiser.read(seen, places(view.real), attention_mask(view.real, view.block), cache)
-        cache.batch_select_indices(torch.tensor(which, device=device))
+        cache.batch_select_indices(torch.tensor(which))  # on the CPU: layers may be on several devices
     real = torch.cat([view.real[list(which)] if columns else view.real[: len(ids)], real_ids], dim=1)
     mask = attention_mask(real, torch.zeros_like(real).long())
     new = slice(columns, -1)

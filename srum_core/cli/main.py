@@ -150,7 +150,7 @@ class Plan:
     def problems(self) -> list[str]:
         """What would stop the steps that are not done, or that --redo makes again."""
         todo = [step for step in self.steps if not self.run.done(step.stage, step.round) or self.makes_again(step)]
-        return preflight.problems(self.run, todo, self.launch.launch.startswith("fsdp2"))
+        return preflight.problems(self.run, todo, self.launch.launch)
 
 
 def _redo(text: str) -> tuple[str, int]:

@@ -131,15 +131,19 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
     """Ways of holding the weights, those that change least about a training first."""
     component = planner.registry.component("adapter", settings.adapter.use)
     known = attrs.fields_dict(component.options) if component.options else {}
-    yield []
+    several, spread = planner.device.count > 1, planner.device.spread(settings)
+    over = [_option("device_map", "auto")] if several and not spread else []
+    if over and ("device_map" not in known or planner.device.kind == "cpu"):
+        return
+    yield over
     fewer = []
     if find_spec("bitsandbytes") is not None and "quantize" in known:
-        fewer = [[_option("quantize", kind)] for kind in ("int8", "nf4")]
+        fewer = [[_option("quantize", kind), *over] for kind in ("int8", "nf4")]
     if settings.train.method == "full":
         more = (_option("quantize_part", "understanding"), _set("train", "method", "lora"))
         fewer = [[*each, change] for change in more for each in fewer]
     yield from fewer
-    if "offload" in known:
+    if "offload" in known and not several:
         yield [*(fewer[-1] if fewer else ()), _option("offload", "cpu")]
 
 
@@ -163,7 +167,8 @@ def show(planner: Planner, settings: Settings, console: Console, command: Sequen
         if need.total > device.usable:
             fits = False
             console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
-    if not fits and device.count == 1:
+    # Processes can share the weights in training only.
+    if not fits and (device.count == 1 or any(need.total > device.usable for need in found if need.stage != "train")):
         ways = together(planner, settings)
         if ways is not None:
             sizes = ", ".join(f"{need.stage} {need.total / GIB:.1f}" for need in ways.needs)
@@ -183,17 +188,19 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     own = fix(planner, settings, need, tried)
     message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
     ways = [] if own is None else [f"{' '.join(own.words)} ({own.need.total / GIB:.1f})"]
-    if need.stage == "train" and (own is None or device.count > 1):
+    if need.stage == "train" and (own is None or device.count > 1) and not device.spread(settings):
         ways += _shared(device, tried)
     if need.stage == "judge":
         ways.append("an answerer elsewhere, such as answerer=remote")
     if own is None:
         least = min(tried, key=lambda each: each.need.total)
-        message += " With all weights in full, no setting makes it fit on one such device"
+        number = f"{device.count} such devices" if device.spread(settings) else "one such device"
+        message += f" With all weights in full, no setting makes it fit on {number}"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
         message += "."
-        ways.append(" and ".join([f"a device of {device.holding(least.need.total)} GiB", *least.words]))
+        larger = "devices" if device.spread(settings) else "a device"
+        ways.append(" and ".join([f"{larger} of {device.holding(least.need.total)} GiB", *least.words]))
     return f"{message} It fits with {'; or '.join(ways)}."
 
 

@@ -127,10 +127,15 @@ def keep_judge(run: Evaluation, name: str, use: Use) -> None:
 
 
 def problems(
-    run: Evaluation, again: bool = False, judging: bool = True, judge: Judge | None = None, name: str | None = None
+    run: Evaluation,
+    again: bool = False,
+    judging: bool = True,
+    judge: Judge | None = None,
+    name: str | None = None,
+    several: bool = False,
 ) -> list[str]:
     """What would stop an evaluation before its first image. `again`: existing images are generated again; `judging`:
-    the judge (as for `chosen_judge`) is checked too."""
+    the judge (as for `chosen_judge`) is checked too; `several`: in several processes."""
     if problems := preflight.blocked(run.folder):
         return problems
     named = list[preflight.Named]()
@@ -147,7 +152,7 @@ def problems(
                 raise only_generates(run)
     except SrumError as error:
         problems.append(str(error))
-    return [*preflight.unusable(run.registry, named), *problems]
+    return [*preflight.unusable(run.registry, named, several), *problems]
 
 
 def _light(run: Evaluation) -> set[str]:
