@@ -158,15 +158,17 @@ def test_images_and_answers_are_those_of_one_device(name: str, tmp_path: Path) -
 def gradients(name: str, checkpointing: bool, method: str = "lora") -> dict[str, Tensor]:
     model = load(name)
     rows, columns, channels = type(model).outline(model.options, "cpu").grid
-    texts = model.condition(["a cup"])
+    texts = model.condition(["a cup", "a blue dog beside a cat"])  # of two lengths: attention has a mask
     tuned = lora.tune(model, method, LORA, checkpointing)
     with torch.no_grad():
         for number, parameter in enumerate(tuned.parameters.values() if method == "lora" else ()):
             values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) / 10
             parameter.copy_(values.to(parameter.device))
-    noisy = [torch.randn(rows, columns, channels, generator=torch.Generator().manual_seed(7))]
     device = next(model.denoiser.parameters()).device
-    tuned.module([each.to(device) for each in noisy], torch.tensor([0.5]), texts)[0].square().sum().backward()
+    rngs = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
+    noisy = [torch.randn(rows, columns, channels, generator=each).to(device) for each in rngs]
+    velocities = tuned.module(noisy, torch.tensor([0.5, 0.2]), texts)
+    torch.stack(list(velocities)).square().sum().backward()
     return {key: each.grad.cpu() for key, each in tuned.parameters.items() if each.grad is not None}
 
 
