@@ -6,6 +6,7 @@ layer is on the first device.
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,6 @@ from torch import nn
 from srum_core.errors import ConfigError
 from srum_core.models import small_memory
 from srum_core.options import SmallMemory
-from srum_core.runs.store import rank_and_world
 
 _BITS = {"Params4bit": 4, "Int8Params": 8}
 """Of a weight in bitsandbytes' parameters, without the scales."""
@@ -53,7 +53,7 @@ class Places:
         beside  bytes that the first device has to hold too
 
         Raises ConfigError for weights that do not fit."""
-        small_memory.check(options, several=rank_and_world()[1] > 1)
+        small_memory.check(options, several=int(os.environ.get("WORLD_SIZE", "1")) > 1)
         count = torch.accelerator.device_count()
         if options.device_map == "none" or device.type == "cpu" or count < 2:
             return cls(device)
