@@ -55,6 +55,9 @@ class SmallMemory:
     """Load weights of the repeated layers in 4 (nf4) or 8 bits, by bitsandbytes. They are frozen: LoRA is trained."""
     quantize_part: Literal["all", "understanding", "generation"] = "all"
     """Which: those that answer questions and read prompts, those that only images are generated with, or both."""
+    device_map: Literal["none", "auto"] = field(default="none", metadata=SPEED)
+    """auto: one process divides the repeated layers (of the language model, and of what generates images) over all
+    accelerators of the machine, by what each has free; all else is on the first. They work one after another."""
 
 
 @frozen

@@ -382,6 +382,28 @@ def test_sharding_divides_what_can_be() -> None:
     assert need.sharded(4) == Need("train", "", 10 + 25 + 10, 7, 10, 20, 0, 10)
 
 
+def test_a_device_map_divides_a_stage(registry: plugins.Registry, tmp_path: Path) -> None:
+    """On GPUs, if there are several."""
+    made, settings = planner(registry, tmp_path, kind="cuda", **LORA)
+    options = {**settings.adapter.options, "device_map": "auto"}
+    spread = attrs.evolve(settings, adapter=attrs.evolve(settings.adapter, options=options))
+    for stage in ("generate", "judge", "train"):
+        whole = getattr(made, stage)(settings)
+        assert whole.largest
+        for kind, count, expected in (("cuda", 1, whole), ("cpu", 2, None), ("cuda", 2, whole.spread(2))):
+            other = attrs.evolve(made, device=Device(kind, 80, count))
+            assert getattr(other, stage)(spread) == (expected or getattr(other, stage)(settings))
+    assert whole.spread(2).weights == whole.weights // 2 + whole.largest
+
+
+def test_several_devices_too_small_for_generating_get_a_device_map(registry: plugins.Registry, tmp_path: Path) -> None:
+    made, settings = planner(registry, tmp_path, kind="cuda", **LORA)
+    most = max(need.spread(2).total for need in needs(made, settings))
+    found = together(attrs.evolve(made, device=Device("cuda", 1.00001 + most / 0.95 / GIB, 2)), settings)
+    assert found is not None
+    assert found.words == ("adapter.device_map=auto",)
+
+
 def test_the_command_tells_and_its_status_says_whether_it_fits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

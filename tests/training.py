@@ -45,6 +45,7 @@ def make(
     loss: str = "srum_losses.objectives:SrumLoss",
     select: dict[str, Any] | None = None,
     rounds: int | list[list[str]] = 1,
+    adapter: str | dict[str, Any] = "toy:ToyModel",
     **settings: Any,
 ) -> Run:
     """A run whose images are drawn and judged; one more has an unreadable answer."""
@@ -52,7 +53,7 @@ def make(
     data = {
         "seed": seed,
         "rounds": rounds,
-        "adapter": "toy:ToyModel",
+        "adapter": adapter,
         "grounder": "toy:ToyGrounder",
         "judges": ["toy:ToyJudge"],
         "map": map,

@@ -7,6 +7,8 @@ one causal text and one image block per row) and `Segment` (inference: a new pie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from attrs import define
@@ -75,7 +77,27 @@ def _key_mask(valid: Tensor) -> Tensor | None:
     return None if bool(valid.all()) else valid[:, None, None, :]
 
 
-class Joint:
+class Movable:
+    """A plan whose tensors are needed on the device of every layer."""
+
+    angles: Sequence[Rope]
+    mask: Tensor | None
+
+    def __init__(self) -> None:
+        self.copies: dict[torch.device, Self] = {}
+
+    def to(self, device: torch.device) -> Self:
+        """The same on this device, made once for all of its layers."""
+        if device not in self.copies:
+            there = copy(self)
+            there.copies = {}  # no cycle: it would keep the context in memory
+            there.angles = [(cos.to(device), sin.to(device)) for cos, sin in self.angles]
+            there.mask = None if self.mask is None else self.mask.to(device)
+            self.copies[device] = there
+        return self.copies[device]
+
+
+class Joint(Movable):
     """Training. Text is causal and never sees the image (so right padding needs no mask); markers and cells see
     everything.
 
@@ -87,6 +109,7 @@ class Joint:
         self, text: Rope, block: Rope, valid_text: Tensor, valid_cells: Tensor, apart: bool, wanted: bool
     ) -> None:
         """Angles of the text, and of the markers and cells; whether the final states of text and markers are wanted."""
+        super().__init__()
         markers, cells = cut(block, 2)
         if apart:
             experts, angles, asks = ["", "", GENERATION], [text, markers, cells], [wanted, wanted, True]
@@ -143,9 +166,12 @@ class Context:
     """Columns that any row has read."""
 
     @classmethod
-    def empty(cls, layers: int, rows: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> Context:
+    def empty(
+        cls, layers: Sequence[torch.device], rows: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> Context:
+        """`layers`: the device of each."""
         keys, values = (
-            [torch.empty(rows, heads, 0, width, dtype=dtype, device=device) for _ in range(layers)] for _ in range(2)
+            [torch.empty(rows, heads, 0, width, dtype=dtype, device=layer) for layer in layers] for _ in range(2)
         )
         valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
         return cls(keys, values, valid, torch.zeros(rows, dtype=torch.long, device=device))
@@ -167,7 +193,11 @@ class Context:
         """A copy that holds these rows (in this order, repeats allowed), or a view of a slice of them: writes go to the
         same buffers."""
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.position.device)
-        keys, values = [key[index] for key in self.keys], [value[index] for value in self.values]
+
+        def selected(x: Tensor) -> Tensor:
+            return x[index if isinstance(index, slice) else index.to(x.device)]
+
+        keys, values = [selected(key) for key in self.keys], [selected(value) for value in self.values]
         return Context(keys, values, self.valid[index], self.position[index], self.used)
 
     @staticmethod
@@ -196,13 +226,13 @@ class Context:
 
         def moved(x: Tensor) -> Tensor:
             x = F.pad(x[:, :, : self.used], (0, 0, missing, 0))
-            return x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+            return x.gather(2, order.to(x.device)[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
         keys, values = [moved(key) for key in self.keys], [moved(value) for value in self.values]
         return Context(keys, values, valid.gather(1, order), self.position, used)
 
 
-class Segment:
+class Segment(Movable):
     """Inference. A new piece attends to all of its row's context and to itself, causally or in full."""
 
     def __init__(
@@ -214,6 +244,7 @@ class Segment:
         wanted: Sequence[bool],
     ) -> None:
         """`streams`: expert and angles of each, in the order in which the context keeps them."""
+        super().__init__()
         self.context, self.wanted = context, wanted
         self.experts, self.angles = zip(*streams, strict=True)
         size = valid.shape[1]

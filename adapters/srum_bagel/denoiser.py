@@ -96,9 +96,11 @@ class BagelDenoiser(nn.Module):
 
     def context(self, rows: int) -> Context:
         config = self.language_model.config
+        blocks: Any = self.language_model.model.layers
+        layers = [layer.input_layernorm.weight.device for layer in blocks]
         return Context.empty(
-            config.num_hidden_layers, rows, config.num_key_value_heads or 1, self.language_model.head,
-            self.language_model.dtype, self.device,
+            layers, rows, config.num_key_value_heads or 1, self.language_model.head, self.language_model.dtype,
+            self.device,
         )  # fmt: skip
 
     def read_text(self, context: Context, ids: Sequence[Tensor], states: bool = False) -> Any:

@@ -25,8 +25,9 @@ from srum_core.models import small_memory
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
-from srum_core.models.memory_outline import outline_in
+from srum_core.models.memory_outline import outline_in, size_of
 from srum_core.models.offload import Offload
+from srum_core.models.placement import Places
 from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
@@ -55,9 +56,11 @@ class Bagel:
         dtype = choose_dtype(options.dtype, device)
         small_memory.quantize(self.denoiser, options, EXPERTS, dtype)
         first = device if options.offload == "none" else torch.device("cpu")
-        self.files.load([self.denoiser, self.eye], first, dtype)
+        places = Places.of(options, first, self.denoiser, _LAYER, dtype, size_of(self.eye, self.autoencoder))
+        self.files.load([self.denoiser, self.eye], places, dtype)
         # The autoencoder stays in float32: it is small, and 16-bit decoding shows.
-        decodes.load([self.autoencoder], first, torch.float32, self.autoencoder.official_keys().__getitem__)
+        decodes.load([self.autoencoder], places.first, torch.float32, self.autoencoder.official_keys().__getitem__)
+        places.connect(self.denoiser, *(f"language_model.model.norm{expert}" for expert in ("", GENERATION)))
         self.offload = None
         if options.offload == "cpu":
             parts = {"eye": self.eye, "autoencoder": self.autoencoder}

@@ -30,6 +30,7 @@ from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import Parts, choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, to_image
 from srum_core.models.memory_outline import outline_in
+from srum_core.models.placement import Places
 from srum_core.models.qwen_vl import Chat, ImageInput
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
@@ -40,6 +41,8 @@ LAYERS = r"layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forwar
 """The linear layers of diffusers' model."""
 LINEAR = {"generation": rf"dit\.model\.({LAYERS})"}
 """The linear layers of the head."""
+BLOCKS = r"dit\.model\.layers\.\d+"
+"""The head's layers."""
 
 
 class Blip3o:
@@ -77,7 +80,9 @@ class Blip3o:
         with torch.device("meta"):
             self.denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries)
         small_memory.quantize(self.denoiser, options, LINEAR, dtype)
-        self.checkpoint.stored.load([self.denoiser], device, dtype, stored_name, partly=True)
+        places = Places.of(options, device, self.denoiser, BLOCKS, dtype)
+        self.checkpoint.stored.load([self.denoiser], places, dtype, stored_name, partly=True)
+        places.connect(self.denoiser, "dit.model.norm_out")
         self.hidden_states: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
         self.recipe = make_recipe(options)

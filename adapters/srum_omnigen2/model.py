@@ -15,6 +15,7 @@ from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import Parts, choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, to_image
 from srum_core.models.memory_outline import outline_in
+from srum_core.models.placement import Places
 from srum_core.models.tensors import by_shape, patchify, unpatchify
 from srum_core.models.weights import copy_files, failure
 from srum_core.records import BoxFormat, Question, Sample
@@ -71,7 +72,9 @@ class OmniGen2:
             # Without the weights for reference images, which never reach a velocity: they stay on disk.
             self.denoiser = Denoiser(self.configs.transformer)
         small_memory.quantize(self.denoiser, options, {"generation": LAYERS}, self.dtype)
-        self.checkpoint.transformer.load([self.denoiser], self.device, self.dtype, partly=True)
+        places = Places.of(options, self.device, self.denoiser, r"layers\.\d+", self.dtype)
+        self.checkpoint.transformer.load([self.denoiser], places, self.dtype, partly=True)
+        places.connect(self.denoiser, "norm_out")
         self.conditions: dict[str | None, Tensor] = {}
         """The condition of every text of the training so far, on the CPU."""
         self.recipe = make_recipe(options, self.configs)

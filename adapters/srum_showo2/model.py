@@ -17,6 +17,7 @@ from srum_core.models.generation import Reply, speak
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, open_rgb
 from srum_core.models.memory_outline import outline_in
+from srum_core.models.placement import Places
 from srum_core.models.templates import REASON_FIRST
 from srum_core.models.tensors import patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import failure
@@ -33,6 +34,8 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _LINEAR = r"\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 LAYERS = {"understanding": rf"showo\.model\.layers{_LINEAR}", "generation": rf"diffusion_head_a{_LINEAR}"}
 """The linear layers of the language model, and of the flow head on top of it."""
+BLOCKS = r"(showo\.model\.layers|diffusion_head_a)\.\d+"
+"""The layers of both."""
 
 
 class ShowO2:
@@ -49,9 +52,12 @@ class ShowO2:
         self.build(options, sizes, autoencoder, self.words.markers)
         dtype = choose_dtype(options.dtype, device)
         small_memory.quantize(self.denoiser, options, LAYERS, dtype)
-        self.files.load([self.denoiser], device, dtype)
-        self.denoiser.to(device)  # tables of the rotary embeddings
+        places = Places.of(options, device, self.denoiser, BLOCKS, dtype)
+        self.files.load([self.denoiser], places, dtype)
+        for tables in (self.denoiser.showo.model.rotary_emb, self.denoiser.head_rotary):
+            tables.to(places.first)
         self.denoiser.tie()
+        places.connect(self.denoiser, "showo.model.norm", "diffusion_head_b")
 
     def build(
         self, options: Options, sizes: Sizes, autoencoder: Autoencoder, markers: tuple[int, int] = (0, 0)

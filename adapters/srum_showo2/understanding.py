@@ -66,7 +66,7 @@ def ask(
     states = view.embeds
     if columns:
         states = denoiser.read(states, places(view.real), attention_mask(view.real, view.block), cache)
-        cache.batch_select_indices(torch.tensor(rows, device=device))
+        cache.batch_select_indices(torch.tensor(rows))  # on the CPU: layers may be on several devices
     real = torch.cat([view.real[list(rows)] if columns else view.real[: len(ids)], real_ids], dim=1)
     mask = attention_mask(real, torch.zeros_like(real).long())
     new = slice(columns, -1)

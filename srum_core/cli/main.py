@@ -153,7 +153,7 @@ class Plan:
     def problems(self) -> list[str]:
         """Return what would stop the unfinished steps and those that --redo names."""
         todo = [step for step in self.steps if not self.run.done(step.stage, step.round) or self.makes_again(step)]
-        return preflight.problems(self.run, todo, self.launch.launch.startswith("fsdp2"))
+        return preflight.problems(self.run, todo, self.launch.launch)
 
 
 def _redo(text: str) -> tuple[str, int]:

@@ -42,6 +42,10 @@ class Device:
         """Bytes left for tensors. An assumption: a GPU's context and libraries take 1 GiB, and 5 % is lost in gaps."""
         return max(0.0, self.gib - 1) * 0.95 * GIB if self.kind == "cuda" else self.gib * GIB
 
+    def spread(self, settings: Settings) -> bool:
+        """Whether one process uses all of them."""
+        return self.count > 1 and self.kind == "cuda" and settings.adapter.options.get("device_map") == "auto"
+
     def holding(self, size: int) -> int:
         """Return the GiB of a device of this kind with so many usable bytes, rounded up."""
         return math.ceil(size / GIB / 0.95 + 1 if self.kind == "cuda" else size / GIB)
@@ -68,7 +72,8 @@ class Need:
     optimizer: int = 0
     """The optimizer's state, and the averaged and the first weights if training keeps them."""
     largest: int = 0
-    """Weights and gradients of the largest of the repeated layers, which sharding gathers one by one."""
+    """Weights and gradients of the largest of the repeated layers: sharding gathers them one by one, and a device map
+    does not divide them."""
     replicated: int = 0
     """The part of the weights that sharding does not divide."""
 
@@ -81,6 +86,11 @@ class Need:
         weights = self.replicated + (self.weights - self.replicated) // count + 2 * self.largest
         gradients, optimizer = self.gradients // count, self.optimizer // count
         return attrs.evolve(self, weights=weights, largest=0, gradients=gradients, optimizer=optimizer)
+
+    def spread(self, count: int) -> Need:
+        """As on each of `count` devices with adapter.device_map=auto: its share and one layer more (an estimate)."""
+        weights = self.weights // count + self.largest
+        return attrs.evolve(self, weights=weights, gradients=self.gradients // count, optimizer=self.optimizer // count)
 
     def offloaded(self, count: int) -> Need:
         """Estimate the need with --launch fsdp2-offload: shards are in host memory, two layers on the device."""
@@ -113,7 +123,8 @@ class Planner:
         if model.generate is None or settings.generator is not None:
             return None
         peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
-        return Need("generate", f"{batch} images", self._weights(model, "generate"), peak)
+        need = Need("generate", f"{batch} images", self._weights(model, "generate"), peak)
+        return self._spread(settings, model, model.denoiser, need)
 
     def judge(self, settings: Settings) -> Need | None:
         """Predict judging, with the first questions of all judges about each image; None if another model answers."""
@@ -128,7 +139,8 @@ class Planner:
         tokens = max(question.max_new_tokens for question in questions)
         peak = self._peak(lambda _: model.judge(count, tokens))  # type: ignore[misc]
         work = f"{count} questions about {settings.judge.batch} images, {tokens} tokens"
-        return Need("judge", work, self._weights(model, "judge"), peak)
+        need = Need("judge", work, self._weights(model, "judge"), peak)
+        return self._spread(settings, model, model.denoiser, need)
 
     def train(self, settings: Settings) -> Need:
         """Predict a step of the run's loss, with the largest batch that `train.max_cells` allows."""
@@ -153,10 +165,9 @@ class Planner:
         peak = self._peak(step, autocast)
         numbers = sum(each.numel() for each in tuned.parameters.values())
         gradients = 4 * numbers
-        blocks = [each for each in tuned.module.modules() if type(each).__name__ in model.recipe.blocks]
         copies = bool(train.ema) + (begins is not None)
         quantised = [each for each in tuned.module.parameters() if small_memory.is_quantised(each)]
-        return Need(
+        need = Need(
             "train",
             f"{count} images of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
             weights=small_memory.size(tuned.module.parameters())
@@ -165,9 +176,15 @@ class Planner:
             passing=max(0, peak - gradients),
             gradients=gradients,
             optimizer=self._state(train.optimizer, numbers) + 4 * numbers * copies,
-            largest=max(map(_gathered, blocks), default=0),
             replicated=model.parts.get("train", 0) + small_memory.size(quantised),
         )
+        return self._spread(settings, model, tuned.module, need)
+
+    def _spread(self, settings: Settings, model: Outline, module: torch.nn.Module, need: Need) -> Need:
+        """With the largest layer of `module`; over all devices if the settings ask for it."""
+        blocks = [each for each in module.modules() if type(each).__name__ in model.recipe.blocks]
+        need = attrs.evolve(need, largest=max(map(_gathered, blocks), default=0))
+        return need.spread(self.device.count) if self.device.spread(settings) else need
 
     @staticmethod
     def _state(optimizer: str, numbers: int) -> int:

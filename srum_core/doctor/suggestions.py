@@ -132,15 +132,19 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
     """Yield ways to hold the weights, those that change training least first."""
     component = planner.registry.component("adapter", settings.adapter.use)
     options = attrs.fields_dict(component.options) if component.options else {}
-    yield []
+    several, spread = planner.device.count > 1, planner.device.spread(settings)
+    over = [_option("device_map", "auto")] if several and not spread else []
+    if over and ("device_map" not in options or planner.device.kind == "cpu"):
+        return
+    yield over
     fewer = []
     if find_spec("bitsandbytes") is not None and "quantize" in options:
-        fewer = [[_option("quantize", kind)] for kind in ("int8", "nf4")]
+        fewer = [[_option("quantize", kind), *over] for kind in ("int8", "nf4")]
     if settings.train.method == "full":
         more = (_option("quantize_part", "understanding"), _set("train", "method", "lora"))
         fewer = [[*each, change] for change in more for each in fewer]
     yield from fewer
-    if "offload" in options:
+    if "offload" in options and not several:
         yield [*(fewer[-1] if fewer else ()), _option("offload", "cpu")]
 
 
@@ -166,7 +170,10 @@ def show(planner: Planner, settings: Settings, console: Console, command: Sequen
         if need.total > device.usable:
             fits = False
             console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
-    if not fits and device.count == 1:
+    # Processes can share the weights in training only.
+    if not fits and (
+        device.count == 1 or any(need.total > device.usable for need in stage_needs if need.stage != "train")
+    ):
         ways = together(planner, settings)
         if ways is not None:
             sizes = ", ".join(f"{need.stage} {need.total / GIB:.1f}" for need in ways.needs)
@@ -186,17 +193,19 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     stage_fix = fix(planner, settings, need, attempts)
     message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
     ways = [] if stage_fix is None else [f"{' '.join(stage_fix.words)} ({stage_fix.need.total / GIB:.1f})"]
-    if need.stage == "train" and (stage_fix is None or device.count > 1):
+    if need.stage == "train" and (stage_fix is None or device.count > 1) and not device.spread(settings):
         ways += _shared(device, attempts)
     if need.stage == "judge":
         ways.append("an answerer elsewhere, such as answerer=remote")
     if stage_fix is None:
         least = min(attempts, key=lambda each: each.need.total)
-        message += " With all weights in full, no setting makes it fit on one such device"
+        number = f"{device.count} such devices" if device.spread(settings) else "one such device"
+        message += f" With all weights in full, no setting makes it fit on {number}"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
         message += "."
-        ways.append(" and ".join([f"a device of {device.holding(least.need.total)} GiB", *least.words]))
+        larger = "devices" if device.spread(settings) else "a device"
+        ways.append(" and ".join([f"{larger} of {device.holding(least.need.total)} GiB", *least.words]))
     return f"{message} It fits with {'; or '.join(ways)}."
 
 

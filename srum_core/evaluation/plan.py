@@ -128,12 +128,18 @@ def keep_judge(run: Evaluation, name: str, use: Use) -> None:
 
 
 def problems(
-    run: Evaluation, again: bool = False, judging: bool = True, judge: Judge | None = None, name: str | None = None
+    run: Evaluation,
+    again: bool = False,
+    judging: bool = True,
+    judge: Judge | None = None,
+    name: str | None = None,
+    several: bool = False,
 ) -> list[str]:
     """Return what would stop an evaluation before its first image.
 
     again       existing images are generated again
-    judging     also check the judge (`judge` and `name` as for `chosen_judge`)"""
+    judging     also check the judge (`judge` and `name` as for `chosen_judge`)
+    several     it runs in several processes"""
     if problems := preflight.blocked(run.folder):
         return problems
     components = list[preflight.Named]()
@@ -150,7 +156,7 @@ def problems(
                 raise only_generates(run)
     except SrumError as error:
         problems.append(str(error))
-    return [*preflight.unusable(run.registry, components), *problems]
+    return [*preflight.unusable(run.registry, components, several), *problems]
 
 
 def _light(run: Evaluation) -> set[str]:

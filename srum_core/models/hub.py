@@ -167,7 +167,7 @@ class Parts:
 
 
 def _allocated() -> float:
-    """GB on the accelerator, or of this process."""
+    """GB on the accelerators, or of this process."""
     if torch.cuda.is_available():
-        return torch.cuda.memory_allocated() / 1e9
+        return sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count()))) / 1e9
     return float(psutil.Process().memory_info().rss) / 1e9

@@ -23,6 +23,7 @@ from srum_core.errors import CheckpointError
 from srum_core.models import small_memory
 from srum_core.models.generation import Reply, load_tokenizer, speak, without_added_tokens
 from srum_core.models.images import open_rgb
+from srum_core.models.placement import Places
 from srum_core.models.weights import Stored
 from srum_core.options import SmallMemory
 from srum_core.records import BoxFormat, Question
@@ -100,6 +101,9 @@ def load(
 ) -> Any:
     """Load the model in evaluation mode and without gradients. Sampling options that its checkpoint carries are
     dropped: a question says itself how it is to be answered."""
+    empty = meta_model(config, dtype)
+    small_memory.quantize(empty, memory, LAYERS, dtype)
+    places = Places.of(memory, device, empty, r"model\.language_model\.layers\.\d+", dtype)
     names = {name: stored_name(name, stored.where) for name in language_state(config)}
     tensors = stored.tensors(name for name in names.values() if name in stored.where)
     result: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -107,7 +111,7 @@ def load(
         config=config,
         state_dict={ours: tensors[name] for ours, name in names.items() if name in tensors},
         dtype=dtype,
-        device_map={"": device},
+        device_map=places.device_map(empty),
         attn_implementation="sdpa",
         quantization_config=small_memory.library_config(memory, LAYERS, dtype, skipped=["model.visual", "lm_head"]),
         output_loading_info=True,

@@ -21,8 +21,25 @@ Parts = Mapping[str, str]
 """understanding and generation -> a regular expression for the names of their linear layers."""
 
 
-def check(options: SmallMemory) -> None:
-    """Raise ConfigError where quantised weights are wanted and the package for them is not installed."""
+def check(options: SmallMemory, several: bool = False) -> None:
+    """Raise ConfigError for options that exclude each other, or `several` processes, and where quantised weights are
+    wanted and the package for them is not installed."""
+    if options.device_map == "auto":
+        if several:
+            raise ConfigError(
+                "adapter.device_map=auto uses all accelerators from one process. Leave out --launch, with which each "
+                "process uses one, or leave out adapter.device_map."
+            )
+        if getattr(options, "offload", "none") != "none":
+            raise ConfigError(
+                "adapter.device_map=auto and adapter.offload cannot be used together: one holds all weights on "
+                "accelerators, the other some in host memory. Leave out one of them."
+            )
+        if ":" in (device := getattr(options, "device", "")):
+            raise ConfigError(
+                f"adapter.device={device} is one accelerator, and adapter.device_map=auto uses all. Leave out one of "
+                "them; CUDA_VISIBLE_DEVICES selects GPUs."
+            )
     if options.quantize != "none" and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"adapter.quantize={options.quantize} needs the package bitsandbytes, which is not installed here: "

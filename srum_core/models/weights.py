@@ -205,13 +205,14 @@ class Stored:
     def load(
         self,
         modules: Sequence[nn.Module],
-        device: torch.device,
+        device: torch.device | Callable[[str], torch.device],
         dtype: torch.dtype,
         stored_name: Callable[[str], str] = str,
         partly: bool = False,
     ) -> None:
         """Fill modules that were built on the meta device, and freeze them.
 
+        device       of all tensors, or by a module's own name for each
         stored_name  gives the stored name for a module's own one
         partly       whether tensors may be stored that none of the modules has
 
@@ -230,9 +231,14 @@ class Stored:
             f"The weights {self.stem}{self.ending} in {self.directory} do not match its configuration",
             differences(expected, self.shapes, unused=not partly),
         )
-        for name, tensor in self.read(own, device):
-            number, ours, shape = own[name]
-            small_memory.put(modules[number], ours, tensor.reshape(shape).to(dtype).contiguous())
+        by_device: dict[torch.device, list[str]] = {}
+        for name, (_, ours, _) in own.items():
+            place = device if isinstance(device, torch.device) else device(ours)
+            by_device.setdefault(place, []).append(name)
+        for place, names in by_device.items():
+            for name, tensor in self.read(names, place):
+                number, ours, shape = own[name]
+                small_memory.put(modules[number], ours, tensor.reshape(shape).to(dtype).contiguous())
         for module in modules:
             module.eval().requires_grad_(False)
 

@@ -30,8 +30,8 @@ def refuse(problems: Sequence[str]) -> None:
         raise ConfigError("The run cannot start; no model was loaded." + "".join(f"\n  - {each}" for each in problems))
 
 
-def problems(run: Run, todo: Sequence[Step], sharded: bool = False) -> list[str]:
-    """What would stop these steps, a sentence each. `sharded`: the weights are shared by processes in training."""
+def problems(run: Run, todo: Sequence[Step], launch: str = "none") -> list[str]:
+    """What would stop these steps, a sentence each. `launch`: how their processes are started."""
     groups: list[tuple[Run, list[Step]]] = [(run, [])]  # steps by the settings that they have, the run's own first
     for step in todo:
         here = run.at(step.stage, step.round)
@@ -41,15 +41,16 @@ def problems(run: Run, todo: Sequence[Step], sharded: bool = False) -> list[str]
         same.append(step)
     places: dict[str, str] = {}
     for here, steps in groups:
-        for problem in _problems(here, steps, sharded) if steps else ():
+        for problem in _problems(here, steps, launch) if steps else ():
             round = min(step.round or 1 for step in steps)
             where = "" if here.settings == run.settings else f"In round {round} of {run.settings.round_count}: "
             places.setdefault(problem, where)
     return [f"{where}{problem}" for problem, where in places.items()]
 
 
-def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
+def _problems(run: Run, todo: Sequence[Step], launch: str) -> list[str]:
     """Of steps that have the settings of `run`."""
+    sharded, several = launch.startswith("fsdp2"), launch != "none"
     checks: list[Callable[[], object]] = []
     stages, own = {step.stage for step in todo}, run.settings.train
     generated = [step.round or 1 for step in todo if step.stage == "generate"]
@@ -67,12 +68,12 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
         named = list(_components(run, todo))
     except SrumError as error:  # the run that it starts from is not there
         return [*_failures(checks), str(error)]
-    return [*_failures(checks), *unusable(run.registry, named)]
+    return [*_failures(checks), *unusable(run.registry, named, several)]
 
 
-def unusable(registry: Registry, named: Iterable[Named]) -> list[str]:
-    """Why components cannot be made or used, a sentence each."""
-    return list(dict.fromkeys(_failures(partial(_check, registry, *each) for each in named)))
+def unusable(registry: Registry, named: Iterable[Named], several: bool = False) -> list[str]:
+    """Why components cannot be made or used, a sentence each. `several`: in several processes."""
+    return list(dict.fromkeys(_failures(partial(_check, registry, several, *each) for each in named)))
 
 
 def blocked(folder: Path) -> list[str]:
@@ -119,7 +120,7 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
         yield from (("map", "map", s.map), ("loss", "loss", s.loss))
 
 
-def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
+def _check(registry: Registry, several: bool, setting: str, kind: str, use: Use) -> None:
     """Import a component and check its options; create it where that is cheap. Raises SrumError."""
     component, options = registry.load(kind, use.use), registry.options(kind, use)
     if isinstance(device := getattr(options, "device", None), str):
@@ -132,7 +133,7 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
     if isinstance(options, SmallMemory):
         from srum_core.models import small_memory  # torch
 
-        small_memory.check(options)
+        small_memory.check(options, several)
     if hasattr(component, "preflight"):
         from srum_core.models.hub import NotDownloaded, offline
 

@@ -120,11 +120,13 @@ def forget_peaks() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # without, a numbered device is not known
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def peaks() -> dict[str, float]:
-    """Return the peak memory of this process and its GPU, in MiB."""
+    """Return the peak memory of this process, and the largest of its GPUs' peaks, in MiB."""
     values = memory()
     values["memory_peak"] = values.pop("memory")
     with contextlib.suppress(OSError):
@@ -135,8 +137,8 @@ def peaks() -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """Return this process's memory, and the peak of its GPU, in MiB."""
+    """Return this process's memory, and the largest of its GPUs' peaks, in MiB."""
     values = {"memory": psutil.Process().memory_info().rss / 2**20}
-    if torch.cuda.is_available():
-        values["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    if gpus := range(torch.cuda.device_count()):
+        values["gpu_memory_peak"] = max(map(torch.cuda.max_memory_allocated, gpus)) / 2**20
     return values

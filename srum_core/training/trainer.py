@@ -124,10 +124,10 @@ class Trainer:
             self.tuned = evolve(self.tuned, parameters=parameters)
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
-            # An adapter may offload weights to host memory, and then places them itself.
-            offloaded = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
-            trackers.check_offload(offloaded, world > 1)
-            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not offloaded])
+            # An adapter that holds some of its weights elsewhere places them itself.
+            devices = {each.device for each in self.tuned.module.parameters()}
+            trackers.check_offload(any(each.type != accelerator.device.type for each in devices), world > 1)
+            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[len(devices) == 1])
         lora.check_types(self.tuned, accelerator.mixed_precision)
         needs_start = getattr(objective, "needs_start", False)
         self.beginning = lora.Start.of(self.tuned) if needs_start else None  # before a saved state is loaded
@@ -285,7 +285,8 @@ class Trainer:
             self.guard.first, self.guard.warning = state["guard"]
             path = self.saved.folder / STATE
             with weights.loading(f"The optimizer's state in {path}", hint=way_out(path)):
-                options = StateDictOptions(full_state_dict=True)
+                # Where it is not divided, the optimizer itself moves it: weights may be on several devices.
+                options = StateDictOptions(full_state_dict=fsdp.is_sharded(self.denoiser))
                 set_optimizer_state_dict(self.tuned.module, self.optimizer, state["optimizer"], options=options)
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)

@@ -80,7 +80,8 @@ class Plan:
 
     def problems(self) -> list[str]:
         """Return what would stop the evaluation before its first image."""
-        return plan.problems(self.evaluation, "images" in self.redo, self.judged, self.judge, self.name)
+        again, several = "images" in self.redo, self.launch.separate
+        return plan.problems(self.evaluation, again, self.judged, self.judge, self.name, several)
 
     def announce(self) -> int:
         """Print how many images would be generated, or what would stop the evaluation; return 1 in that case."""
