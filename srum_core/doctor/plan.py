@@ -112,8 +112,10 @@ class Planner:
         model, batch = self.outline(settings), settings.generate.batch
         if model.generate is None or settings.generator is not None:
             return None
-        peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
-        return Need("generate", f"{batch} images", self._held(model, "generate"), peak)
+        phases = model.phases or [(self._held(model, "generate"), model.generate)]
+        found = [(held, self._peak(lambda _, work=work: work(batch))) for held, work in phases]  # type: ignore[misc]
+        held, peak = max(found, key=sum)
+        return Need("generate", f"{batch} images", held, peak)
 
     def judge(self, settings: Settings) -> Need | None:
         """With every first question of the run's judges about each image. None if another model answers."""

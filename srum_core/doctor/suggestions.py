@@ -132,6 +132,8 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
     component = planner.registry.component("adapter", settings.adapter.use)
     known = attrs.fields_dict(component.options) if component.options else {}
     yield []
+    if "offload" in known:
+        yield [_option("offload", "cpu")]
     fewer = []
     if find_spec("bitsandbytes") is not None and "quantize" in known:
         fewer = [[_option("quantize", kind)] for kind in ("int8", "nf4")]
@@ -139,8 +141,8 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
         more = (_option("quantize_part", "understanding"), _set("train", "method", "lora"))
         fewer = [[*each, change] for change in more for each in fewer]
     yield from fewer
-    if "offload" in known:
-        yield [*(fewer[-1] if fewer else ()), _option("offload", "cpu")]
+    if "offload" in known and fewer:
+        yield [*fewer[-1], _option("offload", "cpu")]
 
 
 def _option(name: str, value: str) -> Change:
@@ -189,7 +191,7 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
         ways.append("an answerer elsewhere, such as answerer=remote")
     if own is None:
         least = min(tried, key=lambda each: each.need.total)
-        message += " With all weights in full, no setting makes it fit on one such device"
+        message += " With all its weights there in full, no setting makes it fit on one such device"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
         message += "."

@@ -72,8 +72,8 @@ def check_offload(held: bool, several: bool) -> None:
     """Raise TrainingError where several processes would train a model that is partly `held` in host memory."""
     if held and several:
         raise TrainingError(
-            "adapter.offload works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
-            "without adapter.offload."
+            "adapter.offload=cpu works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
+            "without adapter.offload=cpu."
         )
 
 
