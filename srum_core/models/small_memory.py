@@ -122,8 +122,9 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 def scales_follow(module: nn.Module) -> None:
     """Put the scales of 8-bit layers where their weights are: bitsandbytes does not when a module around them moves."""
-    for each in module.modules():
-        weight: Any = getattr(each, "weight", None)
+    layers: Any = module.modules()
+    for each in layers:
+        weight = getattr(each, "weight", None)
         if type(weight).__name__ == "Int8Params":
             for holder in (weight, each.state):  # the layer takes them over when it first runs
                 if holder.CB is not None:
