@@ -377,7 +377,9 @@ def test_one_command_is_found_with_which_every_stage_fits(registry: plugins.Regi
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip3o", "omnigen2"])
 def test_weights_are_moved_where_that_is_enough(registry: plugins.Registry, tmp_path: Path, name: str) -> None:
-    words = [f'adapter.checkpoint="{GOLDENS / name / "checkpoint"}"']
+    """With the smallest batches, so that nothing else would help."""
+    least = ["generate.batch=1", "judge.batch=1", "train.max_cells=1", "train.checkpointing=true", "train.method=lora"]
+    words = [f'adapter.checkpoint="{GOLDENS / name / "checkpoint"}"', *least]
     settings = config.load_settings(name, [], None, words, registry)
     moved = config.load_settings(name, [], None, [*words, "adapter.offload=cpu"], registry)
     made = Planner(registry, Device("cpu", 80), Run(tmp_path / "run", settings, registry))
