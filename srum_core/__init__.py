@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,10 @@ from srum_core.plugins.hookspecs import Component, hookimpl
 
 if TYPE_CHECKING:
     from srum_core.api import Run, evaluate, judge, load_model, reward_map, train
+
+# Any import of diffusers imports an installed bitsandbytes, which warns of a kernel that srum does not use, and of
+# every product that it rounds.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = ["Component", "Run", "evaluate", "hookimpl", "judge", "load_model", "reward_map", "train"]
 

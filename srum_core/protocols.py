@@ -84,6 +84,7 @@ class UnifiedModel(ImageGenerator, Answerer, Protocol):
     # can be known without loading a model or downloading: files that are missing, a size that cannot be generated. Of a
     # component that has it nothing is made before it is needed; others than models (and judges with `score_many`) are
     # made to see whether they can be.
+    # `device`: where it computes, if its denoiser may be elsewhere before `before_training` and `condition`.
     # `window(size: (width, height)) -> Box` gives the part of an image that `encode` uses, if not the whole image.
     # `before_training(texts)` is called once before the first step with all texts that `condition` will get,
     # so that their conditions can be computed in advance and memory freed.

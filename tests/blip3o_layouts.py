@@ -26,7 +26,7 @@ Tensors = dict[str, Tensor]
 def build(checkpoint: Path | str = CHECKPOINT, **options: Any) -> Blip3o:
     """A model of few steps, small images to answer about, and parts that stay."""
     fixed: dict[str, Any] = {
-        "device": "cpu", "dtype": "float32", "release": False, "vision_pixels": (3136, 12544),
+        "device": "cpu", "dtype": "float32", "offload": "none", "vision_pixels": (3136, 12544),
         "sampling": Sampling(steps=3, decoder_steps=2),
     }  # fmt: skip
     return Blip3o(Options(checkpoint=str(checkpoint), **{**fixed, **options}))

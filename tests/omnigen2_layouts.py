@@ -30,7 +30,7 @@ Tensors = dict[str, Tensor]
 def build(checkpoint: Path | str = CHECKPOINT, **options: Any) -> OmniGen2:
     """A model of few steps and small images, with parts that stay."""
     fixed: dict[str, Any] = {
-        "device": "cpu", "dtype": "float32", "release": False, "size": (64, 48), "sampling": Sampling(steps=3),
+        "device": "cpu", "dtype": "float32", "offload": "none", "size": (64, 48), "sampling": Sampling(steps=3),
     }  # fmt: skip
     return OmniGen2(Options(checkpoint=str(checkpoint), **{**fixed, **options}))
 

@@ -467,3 +467,10 @@ def test_a_stage_that_is_launched_is_as_quiet() -> None:
         environment = {**progress_module.os.environ, progress_module.VERBOSITY: given}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == read
+
+
+def test_a_package_that_diffusers_imports_says_nothing() -> None:
+    """bitsandbytes warns of kernels that srum does not use, in whatever order things are imported."""
+    code = "import srum_core, logging; print(logging.getLogger('bitsandbytes').isEnabledFor(logging.WARNING))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -163,7 +163,7 @@ def test_what_training_changes(model: Blip3o) -> None:
 
 
 def test_without_queries_captions_are_read_once_and_training_needs_no_language_model() -> None:
-    model, reads = build(train_queries=False, release=True), list[int]()
+    model, reads = build(train_queries=False, offload="disk"), list[int]()
     states = model.denoiser.reader.states
     model.denoiser.reader.states = lambda queries, rows: reads.append(len(rows)) or states(queries, rows)  # type: ignore[method-assign]
     model.before_training(WORDS)
@@ -181,7 +181,7 @@ def test_without_queries_captions_are_read_once_and_training_needs_no_language_m
 
 
 def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
-    model = build(release=True)
+    model = build(offload="disk")
     assert not model.parts.loaded
     sample_image().save(tmp_path / "a.png")
     for operation, parts in (

@@ -174,7 +174,7 @@ def test_a_machine_that_cannot_hold_the_default_checkpoint_says_so(
 
 def test_the_bundled_model_draws_what_is_asked() -> None:
     """As its card says, roughly: 16 development prompts are not many."""
-    options = {"checkpoint": "bundled:shapes", "device": "cpu", "dtype": "float32", "release": False}
+    options = {"checkpoint": "bundled:shapes", "device": "cpu", "dtype": "float32", "offload": "none"}
     sampling = {"steps": 25, "guidance": 3.0, "shift": 2.0, "decoder_steps": 4, "decoder_guidance": 1.0}
     found = measured(discover().create("adapter", Use("blip3o", {**options, "sampling": sampling})), 16)["all"]
     assert found["correct"]["value"] >= 0.3

@@ -354,6 +354,7 @@ def test_values_that_nothing_can_use(load: Load, text: str, words: str) -> None:
     "text, meant",
     [
         ("lora.r=8", '"lora.rank"'), ("lora_rank=8", '"lora.rank"'), ("r=8", '"lora.rank"'), ("rank=8", '"lora.rank"'),
+        ("adapter.release=true", '"adapter.offload"'),
         ("lora_alpha=8", '"lora.alpha"'), ("learning_rate=1", '"train.lr"'), ("train.Learning-Rate=1", '"train.lr"'),
         ("lr=1", '"train.lr"'), ("batch_size=1", '"train.max_cells"'), ("max_steps=1", '"train.steps"'),
         ("steps=1", '"train.steps"'), ("map.steps=1", '"train.steps"'), ("map.lambda=1", '"loss.constraint"'),

@@ -101,7 +101,7 @@ def blip3o(train_queries: bool):
     sampling = {"steps": 4, "decoder_steps": 3}
     fixed = {"checkpoint": str(GOLDEN / "blip3o" / "checkpoint"), "device": "cpu", "dtype": "float32"}
     return create(
-        "adapter", "blip3o", train_queries=train_queries, sampling=sampling, release=False,
+        "adapter", "blip3o", train_queries=train_queries, sampling=sampling, offload="none",
         vision_pixels=[3136, 12544], **fixed,
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ class TestBlip3oHeadAlone(TestBlip3oWithQueries):
 def omnigen2():
     """The golden checkpoint: random weights in the published layout."""
     fixed = {"checkpoint": str(GOLDEN / "omnigen2" / "checkpoint"), "device": "cpu", "dtype": "float32"}
-    return create("adapter", "omnigen2", size=[64, 64], sampling={"steps": 3}, release=False, **fixed)
+    return create("adapter", "omnigen2", size=[64, 64], sampling={"steps": 3}, offload="none", **fixed)
 
 
 class TestOmniGen2(AdapterConformance):

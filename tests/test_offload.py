@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from near import off
@@ -18,6 +20,7 @@ from srum_core.doctor.memory_meter import metered
 from srum_core.models import small_memory
 from srum_core.models.offload import Fetch, Offload
 from srum_core.records import Question
+from srum_core.testing.fixtures import sample_image
 from srum_core.training import lora
 
 BAGEL = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
@@ -127,3 +130,113 @@ def test_gradients_are_the_same() -> None:
         found = gradients(load(offload="cpu"), checkpointing)
         assert found.keys() == expected.keys()
         assert max(off(found[name], expected[name]) for name in expected) < 1e-5
+
+
+# ---- parts that are moved as a whole ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
+    """Weights in host memory, which are NaN as long as they wait there; "cpu:0" stands for the accelerator."""
+    kept: dict[int, Tensor] = {}
+
+    def move(module: nn.Module, device: torch.device) -> None:
+        for name, each in module.named_parameters():
+            if name == "latent_queries":
+                continue  # a copy of them is read where they are
+            if device.index is None and id(each) not in kept:
+                kept[id(each)] = each.data
+                each.data = torch.full_like(each.data, torch.nan)
+            elif device.index is not None and id(each) in kept:
+                each.data = kept.pop(id(each))
+
+    monkeypatch.setattr(small_memory, "move", move)
+    return kept
+
+
+def moving(name: str) -> Any:
+    model = import_module(f"{name}_layouts").build(offload="cpu")
+    mover = model.offload if name == "showo2" else model.parts
+    mover.device = torch.device("cpu:0")
+    return model
+
+
+def story(model: Any, folder: Path) -> dict[str, Any]:
+    """An image, answers, a latent, and LoRA weights after two steps with an answer between them."""
+    sample_image((64, 64)).save(folder / "image.png")
+    asked = [Question(folder / "image.png", "What is it?", max_new_tokens=3)]
+    pixels = np.asarray(model.generate(["a red cup"], [0])[0].image)
+    answers = model.answer(asked)
+    (latent,) = model.encode([sample_image((64, 64))])
+    model.before_training(["a red cup"])
+    torch.manual_seed(0)
+    settings: Any = type("Lora", (), {"rank": 2, "alpha": 4.0, "dropout": 0.0})
+    tuned = lora.tune(model, "lora", settings, checkpointing=False)
+    optimizer = torch.optim.AdamW(tuned.parameters.values(), 1e-2)
+    noisy = [torch.randn(latent.shape, generator=torch.Generator().manual_seed(7))]
+    for _ in range(2):
+        tuned.module(noisy, torch.tensor([0.5]), model.condition(["a red cup"]))[0].square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        answers += model.answer(asked)
+    model.before_training([])
+    return {"pixels": torch.tensor(pixels), "answers": answers, "latent": latent, **tuned.parameters}
+
+
+@pytest.mark.parametrize("name", ["blip3o", "omnigen2", "showo2"])
+def test_what_waits_is_not_used_and_comes_back_as_it_was(name: str, tmp_path: Path, waiting: dict[int, Tensor]) -> None:
+    expected = story(import_module(f"{name}_layouts").build(), tmp_path)
+    found = story(moving(name), tmp_path)
+    assert found.keys() == expected.keys()
+    assert found.pop("answers") == expected.pop("answers")
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+    assert any(key.endswith("lora_B.default.weight") and value.any() for key, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["blip3o", "omnigen2", "showo2"])
+def test_as_much_waits_as_is_planned(name: str, tmp_path: Path, waiting: dict[int, Tensor]) -> None:
+    model = moving(name)
+    sample_image((64, 64)).save(tmp_path / "image.png")
+    plan = model.outline(model.options, "cpu")
+    modules = [model.denoiser, model.autoencoder] if name == "showo2" else []
+
+    def there() -> int:
+        parts = [] if modules else model.parts.loaded.values()
+        inside = modules or [
+            each for part in parts for each in ([part] if isinstance(part, nn.Module) else part.modules)
+        ]
+        own = {id(each): each for module in inside for each in module.parameters()}
+        return small_memory.size(each for key, each in own.items() if key not in waiting)
+
+    def planned(stage: str) -> int:
+        whole = small_memory.size(plan.denoiser.parameters())
+        return whole + plan.parts[stage] - plan.elsewhere.get(stage, 0)
+
+    def queries() -> int:
+        return small_memory.size(each for key, each in model.denoiser.named_parameters() if key == "latent_queries")
+
+    model.generate(["a red cup"], [0])
+    assert there() - queries() == (plan.phases[-1][0] if plan.phases else planned("generate"))
+    model.answer([Question(tmp_path / "image.png", "What?", max_new_tokens=1)])
+    assert there() - queries() == planned("judge")
+    model.before_training(["a red cup"])
+    assert there() == planned("train")
+    full = import_module(f"{name}_layouts").build()
+    before = full.outline(full.options, "cpu")
+    for stage in ("judge", "train") if name == "showo2" else ("judge",):
+        assert planned(stage) < small_memory.size(before.denoiser.parameters()) + before.parts[stage]
+
+
+def test_scales_of_eight_bits_follow_their_weights() -> None:
+    """torch moves a parameter by giving it another tensor, and the layer would go on with the first one."""
+    quantised_nn: Any = pytest.importorskip("bitsandbytes").nn
+    for used in (False, True):
+        layer = quantised_nn.Linear8bitLt(8, 8, bias=False, has_fp16_weights=False)
+        layer.weight = layer.weight.to("cpu")  # quantises
+        around, x = nn.Sequential(layer), torch.ones(2, 8)
+        if used:
+            assert around(x).any()
+        layer.weight.data = torch.zeros_like(layer.weight.data)
+        small_memory.move(around, HERE)
+        assert not around(x).any()

@@ -337,7 +337,7 @@ def test_t16_what_only_reference_images_use_has_neither_gradient_nor_state(model
 
 
 def test_captions_are_read_once_and_training_needs_no_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, reads = build(release=True), list[int]()
+    model, reads = build(offload="disk"), list[int]()
     read = model.read
     monkeypatch.setattr(model, "read", lambda texts: reads.append(len(texts)) or read(texts))
     model.before_training(WORDS)
@@ -354,7 +354,7 @@ def test_captions_are_read_once_and_training_needs_no_language_model(monkeypatch
 
 
 def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
-    model = build(release=True)
+    model = build(offload="disk")
     assert not model.parts.loaded
     sample_image().save(tmp_path / "a.png")
     for operation, parts in (

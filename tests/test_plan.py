@@ -19,8 +19,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from srum_bagel.memory_outline import CAPTION, QUESTION
 from srum_bagel.model import Bagel
-from srum_bagel.options import Options
+from srum_bagel.options import Options, Sampling
 from srum_core import config, plugins
 from srum_core.analysis.subjects import _Sum
 from srum_core.cli.main import main
@@ -33,6 +34,7 @@ from srum_core.flow import Schedule, flow_step
 from srum_core.models import small_memory
 from srum_core.models.weights import Stored
 from srum_core.options import Use
+from srum_core.records import Question
 from srum_core.runs.run import Run
 from srum_core.training import lora
 from srum_core.training.metrics import Tally
@@ -160,6 +162,33 @@ def test_a_step_takes_what_was_predicted(registry: plugins.Registry, tmp_path: P
     assert message.weights - message.replicated == weights
     # Where blocks are recomputed, two tensors of queries are counted for longer than the kernel holds them.
     assert message.passing + message.gradients == pytest.approx(peak, rel=0.08)
+
+
+@pytest.mark.parametrize("kind", ["none", "int8", "nf4"])
+def test_generating_and_judging_take_what_was_predicted(tmp_path: Path, kind: str) -> None:
+    """Two images; two answers of which one is short, so that the other's context is copied."""
+    if kind != "none":
+        pytest.importorskip("bitsandbytes")
+    options = Options(
+        checkpoint=str(BAGEL),
+        quantize=kind,
+        sampling=Sampling(steps=2),
+        vision_sides=(224, 224),  # type: ignore[arg-type]
+    )
+    model, found = Bagel(options), Bagel.outline(options, "cpu")
+
+    def text(tokens: int) -> str:
+        return next(words for count in range(tokens) if len(model.chat.frame(words := "red " * count)) >= tokens)
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    asked = [Question(tmp_path / "image.png", text(QUESTION + n), max_new_tokens=new) for n, new in ((0, 2), (1, 200))]
+    for work, planned in (
+        (lambda: model.generate([text(CAPTION)] * 2, [0, 1]), lambda: found.generate(2)),  # type: ignore[misc]
+        (lambda: model.answer(asked), lambda: found.judge(2, 200)),  # type: ignore[misc]
+    ):
+        with Really() as counted:
+            work()
+        assert height(planned) == pytest.approx(counted.found.peak, rel=0.05)
 
 
 def test_what_settings_do_to_a_step(registry: plugins.Registry, tmp_path: Path) -> None:
@@ -337,12 +366,29 @@ def test_one_command_is_found_with_which_every_stage_fits(registry: plugins.Regi
     made = attrs.evolve(made, device=Device("cpu", (least.total - 100_000) / GIB))
     found = together(made, settings)
     assert found is not None
-    assert found.words[0] == "adapter.quantize=int8"
+    assert found.words[0] in ("adapter.offload=cpu", "adapter.quantize=int8")
     assert "generate.batch=1" in found.words
     words = [f'adapter.checkpoint="{BAGEL}"', f"train.max_cells={settings.train.max_cells}", *found.words]
     again = config.load_settings("bagel", [], None, words, registry)
     assert [need.total for need in needs(made, again)] == [need.total for need in found.needs]
     assert all(need.total <= made.device.usable for need in found.needs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["blip3o", "omnigen2"])
+def test_weights_are_moved_where_that_is_enough(registry: plugins.Registry, tmp_path: Path, name: str) -> None:
+    """With the smallest batches, so that nothing else would help."""
+    least = ["generate.batch=1", "judge.batch=1", "train.max_cells=1", "train.checkpointing=true", "train.method=lora"]
+    words = [f'adapter.checkpoint="{GOLDENS / name / "checkpoint"}"', *least]
+    settings = config.load_settings(name, [], None, words, registry)
+    moved = config.load_settings(name, [], None, [*words, "adapter.offload=cpu"], registry)
+    made = Planner(registry, Device("cpu", 80), Run(tmp_path / "run", settings, registry))
+    less = needs(made, moved)
+    assert all(few.total < all_of_it.total for few, all_of_it in zip(less[:2], needs(made, settings)[:2], strict=True))
+    tight = attrs.evolve(made, device=Device("cpu", max(need.total for need in less) / GIB))
+    found = together(tight, settings)
+    assert found is not None
+    assert found.words == ("adapter.offload=cpu",)
 
 
 class Stub:
@@ -418,7 +464,9 @@ def test_the_command_tells_and_its_status_says_whether_it_fits(
     assert "All of it fits on 2 devices of 9 GiB" in message
     assert main([*asked, "--gib", "8"]) == 1
     message = capsys.readouterr().out
-    assert "train needs 9.0 GiB and has 8.0. With all weights in full, no setting makes it fit on one" in message
+    assert (
+        "train needs 9.0 GiB and has 8.0. With all its weights there in full, no setting makes it fit on one" in message
+    )
     assert "It fits with --launch fsdp2 over 2 devices (about 5.5 each); or a device of 9 GiB." in message
 
 

@@ -206,6 +206,8 @@ class Context:
         begin, so that rows of equal length can attend without a mask."""
         used = max(context.longest() for context in contexts)
         aligned = [context._right(used).reserve(room) for context in contexts]
+        if len(aligned) == 1:
+            return aligned[0]  # already a copy
         return Context(
             [torch.cat(layer) for layer in zip(*(context.keys for context in aligned), strict=True)],
             [torch.cat(layer) for layer in zip(*(context.values for context in aligned), strict=True)],

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from srum_bagel.attention import Context
 from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, build_sizes, read_sizes
 from srum_bagel.model import EXPERTS, Bagel, unquantised
 from srum_bagel.options import Options
@@ -62,13 +63,16 @@ def outline(options: Options, device: str) -> Outline:
 
     @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """As many images as questions are encoded, and the first token is sampled."""
+        """As many images as questions are encoded, the first token is sampled, and a quarter of the answers ends."""
         size = (columns * model.stride, rows * model.stride)
         width, height = model.seen_size(*model.generated_size(*size))
         context = denoiser.context(count)
         denoiser.read_image(context, model.eye([torch.zeros(3, height, width, device="meta") for _ in range(count)]))
+        context = context.select(range(count))
         denoiser.read_text(context, texts(count, QUESTION))
-        next_logits(denoiser, context.select(range(count)).reserve(tokens + 1), [0] * count)
+        context = Context.stack([context], tokens + 1)
+        next_logits(denoiser, context, [0] * count)
+        context.select(range(3 * count // 4))
 
     eye, decodes = size_of(model.eye), size_of(model.autoencoder)
     parts = dict.fromkeys(("generate", "judge", "train"), eye + decodes)

@@ -132,9 +132,12 @@ def speak(
             if not rows:
                 return answers
             tokens = [tokens[place] for place in live] + [chat.bos] * len(entering)
-            parts = [context.select(live)] if live else []
+            # In place of the old context, before more is allocated.
+            context = context.select(live) if live else denoiser.context(0)
+            parts = [context] if live else []
             parts += [read(entering)] if entering else []
             context = Context.stack(parts, max(replies[row].max_new_tokens - len(answers[row]) for row in rows) + 1)
+            del parts  # they are copied
         logits = next_logits(denoiser, context, tokens)[:, : chat.size]
         likeliest = logits.argmax(dim=-1).tolist()  # of all at once: reading a value waits for the device
         for place, row in enumerate(rows):

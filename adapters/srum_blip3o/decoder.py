@@ -12,7 +12,7 @@ import torch
 from attrs import frozen
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from srum_blip3o.options import Sampling
 from srum_core.errors import CheckpointError
@@ -32,6 +32,10 @@ class Decoder:
     autoencoder: Any
     size: tuple[int, int]
     """(width, height) of the images that it was trained for."""
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return self.pipeline.unet, self.autoencoder
 
     def noise(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Sample one image's initial noise (c, h, w), before the scheduler's scaling."""

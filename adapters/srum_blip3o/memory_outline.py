@@ -76,30 +76,44 @@ def outline(options: Options, device: str) -> Outline:
         return [zeros(queries, head.context) for _ in range(count)]
 
     @torch.no_grad()
-    def generate(count: int) -> None:
-        """Run one guided step of the head and one of the decoder, and decode to pixels."""
+    def read(count: int) -> None:
+        """Read the captions, and the empty one."""
+        reader.states(denoiser.latent_queries, [[0] * CAPTION] * (count + 1))
+
+    @torch.no_grad()
+    def run_head(count: int) -> None:
+        """Run one guided step of the head."""
         rows = 2 * count
         denoiser.velocity(zeros(rows, head.channels, side, side), zeros(rows), zeros(rows, queries, head.context))
+
+    @torch.no_grad()
+    def decode(count: int) -> None:
+        """One guided step of the decoder, and pixels."""
+        rows = 2 * count
         noise = zeros(rows, unet.config.in_channels, height // factor, width // factor, dtype=unet.dtype)
         features = zeros(rows, side**2, head.channels, dtype=unet.dtype)
         added = {"text_embeds": features.mean(1), "time_ids": zeros(rows, 6, dtype=unet.dtype)}
         unet(noise, zeros(), features, added_cond_kwargs=added)
         autoencoder.decode(noise[:count].float())
 
+    def generate(count: int) -> None:
+        run_head(count)
+        decode(count)
+
     def judge(count: int, tokens: int) -> None:
         prefill(language, ImageInput.within(*options.vision_pixels).tokens((width, height)) + QUESTION, count, tokens)
 
-    language_size = size_of(language)
+    reads, decodes, own = size_of(language), size_of(unet, autoencoder), size_of(denoiser)
+    parts = {"generate": reads + decodes, "judge": reads, "train": reads if options.train_queries else 0}
+    moved = options.offload == "cpu"
     return Outline(
         denoiser=denoiser,
         recipe=make_recipe(options),
         grid=(side, side, head.channels),
         condition=condition,
-        parts={
-            "generate": language_size + size_of(unet, autoencoder),
-            "judge": language_size,
-            "train": language_size if options.train_queries else 0,
-        },
+        parts=dict.fromkeys(parts, reads + decodes) if options.offload == "none" else parts,
+        elsewhere={"judge": own} if moved else {},
+        phases=[(reads, read), (own, run_head), (decodes, decode)] if moved else (),
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; left out are the "

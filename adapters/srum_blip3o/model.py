@@ -35,6 +35,8 @@ from srum_core.models.qwen_vl import Chat, ImageInput
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
 
+GENERATING = ("language model", "decoder")
+"""Parts that generate with the head."""
 READ_AT_ONCE = 16
 """Captions whose conditions are computed in one batch."""
 LAYERS = r"layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])"
@@ -68,7 +70,8 @@ class Blip3o:
                 ),
                 "feature tower": lambda: load_tower(self.checkpoint, options, device, dtype),
             },
-            options.release,
+            device,
+            options.offload,
         )
         special = self.words.special
         reader = Reader(
@@ -83,6 +86,7 @@ class Blip3o:
         places = Places.of(options, device, self.denoiser, BLOCKS, dtype)
         self.checkpoint.stored.load([self.denoiser], places, dtype, stored_name, partly=True)
         places.connect(self.denoiser, "dit.model.norm_out")
+        self.parts.add("denoiser", self.denoiser)
         self.hidden_states: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
         self.recipe = make_recipe(options)
@@ -104,18 +108,21 @@ class Blip3o:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One image of `options.size` per prompt. With `x0="sampled"` each has the features it was decoded from."""
-        self.parts.only("language model", "decoder")
-        sampling, image_decoder = self.options.sampling, self.parts["decoder"]
-        size = (self.options.size[0] or image_decoder.size[0], self.options.size[1] or image_decoder.size[1])
-        side, channels = self.side, self.checkpoint.sizes.head.channels
-        rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, sampling.negative_seed]]
-        noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in rngs])
-        for_pixels = torch.stack([image_decoder.noise(size, each) for each in rngs[:-1]])
+        self.parts.only("language model", of=GENERATING)
+        sampling = self.options.sampling
         # One more row without a prompt: features that the decoder is guided away from, with the current weights.
         rows = [*(self.read(prompt, self.options.generation_turn) for prompt in prompts), []]
         used = len(rows) if sampling.negative == "empty_prompt" else len(prompts)
-        states = self.denoiser.reader.states(self.denoiser.latent_queries, rows[:used])
+        states = self._states(rows[:used])
+        self.parts.only("denoiser", of=GENERATING)
+        side, channels = self.side, self.checkpoint.sizes.head.channels
+        rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, sampling.negative_seed]]
+        noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in rngs])
         grids = sample(self.denoiser, states, noise[:used], sampling)
+        self.parts.only("decoder", of=GENERATING)
+        image_decoder = self.parts["decoder"]
+        size = (self.options.size[0] or image_decoder.size[0], self.options.size[1] or image_decoder.size[1])
+        for_pixels = torch.stack([image_decoder.noise(size, each) for each in rngs[:-1]])
         tokens = rearrange(grids, "n c h w -> n (h w) c")
         features, negative = tokens[: len(prompts)], self._negative(tokens)
         latents = image_decoder.latents(features, negative.expand_as(features), for_pixels, sampling)
@@ -173,17 +180,21 @@ class Blip3o:
         condition, (queries, hidden). None where the text is dropped."""
         if not self.options.train_queries:
             self._encode_captions(texts)
+            self.parts.only("denoiser", of=self.parts.makers)
             return [None if text is None else self.hidden_states[text].to(self.device) for text in texts]
+        self.parts.only("denoiser", "language model", of=self.parts.makers)
         ids = [None if text is None else self.read(text, self.options.training_turn) for text in texts]
         return [None if row is None else torch.tensor(row, device=self.device) for row in ids]
 
     def before_training(self, texts: Sequence[str]) -> None:
-        """Keep only the language model in memory; with train_queries off, encode all captions of the training now, and
-        free the language model too."""
-        self.parts.only("language model")
-        if not self.options.train_queries:
+        """Keep only the head and the language model in memory; with train_queries off, encode all captions of the
+        training now, and keep only the head."""
+        if self.options.train_queries:
+            self.parts.only("denoiser", "language model")
+        else:
+            self.parts.only("language model")
             self._encode_captions(texts)
-            self.parts.only()
+            self.parts.only("denoiser")
 
     @torch.no_grad()
     def _encode_captions(self, texts: Sequence[str | None]) -> None:
@@ -191,8 +202,11 @@ class Blip3o:
         for start in range(0, len(new), READ_AT_ONCE):
             some = new[start : start + READ_AT_ONCE]
             rows = [self.read(text, self.options.training_turn) for text in some]
-            states = self.denoiser.reader.states(self.denoiser.latent_queries, rows)
-            self.hidden_states |= zip(some, states.cpu(), strict=True)
+            self.hidden_states |= zip(some, self._states(rows).cpu(), strict=True)
+
+    def _states(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The condition of each row of ids; the queries may wait in host memory."""
+        return self.denoiser.reader.states(self.denoiser.latent_queries.to(self.device), rows)
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """The trained weights under the official names, and the base checkpoint's name; it loads like a checkpoint."""

@@ -57,8 +57,9 @@ class Options(SmallMemory):
     """`auto` uses the accelerator if there is one. A named device (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
-    release: bool = field(default=True, metadata=SPEED)
-    """Free the parts that the current operation does not need, so that no stage holds the whole model."""
+    offload: Literal["none", "disk", "cpu"] = field(default="disk", metadata=SPEED)
+    """What becomes of weights that the current operation does not need. disk: parts other than the head are freed, and
+    read again; cpu: all of them wait in host memory, also between the steps of generating; none: they stay."""
     train_queries: bool = True
     """Train the learned queries too, through the frozen language model, as the official code does. false: the head
     only; each prompt is encoded once, and training needs no language model in memory."""

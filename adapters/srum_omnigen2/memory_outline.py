@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from srum_omnigen2.checkpoint import open_checkpoint, read_configs
 from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.model import LAYERS, image_size, make_recipe
 from srum_omnigen2.options import Options
-from srum_omnigen2.sampling import decode, sample
+from srum_omnigen2.sampling import READ_AT_ONCE, decode, sample
 
 CAPTION, QUESTION = 80, 500
 """Tokens of a typical caption with its template, and of a judge's question with its rubric."""
@@ -70,23 +70,41 @@ def outline(options: Options, device: str) -> Outline:
         return [zeros(CAPTION, width, dtype=dtype) for _ in range(count)]
 
     @torch.no_grad()
-    def generate(count: int) -> None:
-        """Run one guided step of the transformer, and the decoder."""
+    def read_captions(count: int) -> None:
+        """Read the prompts and the negative one."""
+        rows = min(count + 1, READ_AT_ONCE)
+        embeds = zeros(rows, CAPTION, width, dtype=dtype)
+        language.model.language_model(inputs_embeds=embeds, use_cache=False)
+
+    @torch.no_grad()
+    def step(count: int) -> list[Tensor]:
+        """Run one guided step of the transformer."""
         sampling = attrs.evolve(options.sampling, steps=1)
         noise = [zeros(*grid) for _ in range(count)]
-        clean = sample(denoiser, texts(count), texts(1)[0], noise, sampling, shift=1.0)
-        decode(autoencoder, unpatchify(torch.stack(clean), patch))
+        return sample(denoiser, texts(count), texts(1)[0], noise, sampling, shift=1.0)
+
+    @torch.no_grad()
+    def to_pixels(count: int, latents: Sequence[Tensor] = ()) -> None:
+        clean = latents or [zeros(*grid) for _ in range(count)]
+        decode(autoencoder, unpatchify(torch.stack(list(clean)), patch))
+
+    def generate(count: int) -> None:
+        to_pixels(count, step(count))
 
     def judge(count: int, tokens: int) -> None:
         prefill(language, image_input.tokens(size) + QUESTION, count, tokens)
 
-    language_size = size_of(language)
+    reads, decodes, own = size_of(language), size_of(autoencoder), size_of(denoiser)
+    parts = {"generate": reads + decodes, "judge": reads, "train": 0}
+    moved = options.offload == "cpu"
     return Outline(
         denoiser=denoiser,
         recipe=make_recipe(options, configs),
         grid=grid,
         condition=texts,
-        parts={"generate": language_size + size_of(autoencoder), "judge": language_size, "train": 0},
+        parts=dict.fromkeys(parts, reads + decodes) if options.offload == "none" else parts,
+        elsewhere={"judge": own} if moved else {},
+        phases=[(reads, read_captions), (own, step), (decodes, to_pixels)] if moved else (),
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; the activations of "

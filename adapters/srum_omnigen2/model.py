@@ -37,6 +37,8 @@ from srum_omnigen2.sampling import (
     training_shift,
 )
 
+GENERATING = ("language model", "autoencoder")
+"""Parts that generate with the transformer."""
 SIDE = 1024
 """Pixels per side of a generated image where `Options.size` is 0."""
 LAYERS = r"(noise_refiner|context_refiner|layers)\.\d+\.(attn\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])"
@@ -66,7 +68,8 @@ class OmniGen2:
                 ),
                 "autoencoder": lambda: self.checkpoint.load_autoencoder(self.device),
             },
-            options.release,
+            self.device,
+            options.offload,
         )
         with torch.device("meta"):
             # Without the weights for reference images, which never reach a velocity: they stay on disk.
@@ -75,6 +78,7 @@ class OmniGen2:
         places = Places.of(options, self.device, self.denoiser, r"layers\.\d+", self.dtype)
         self.checkpoint.transformer.load([self.denoiser], places, self.dtype, partly=True)
         places.connect(self.denoiser, "norm_out")
+        self.parts.add("denoiser", self.denoiser)
         self.conditions: dict[str | None, Tensor] = {}
         """The condition of every text of the training so far, on the CPU."""
         self.recipe = make_recipe(options, self.configs)
@@ -100,10 +104,11 @@ class OmniGen2:
 
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None) -> list[Tensor]:
         """Clean latent grids."""
-        self.parts.only("language model", "autoencoder")
+        self.parts.only("language model", of=GENERATING)
         sampling = self.options.sampling
         negative = sampling.negative_prompt if sampling.unconditional == "negative_prompt" else None
         *states, without = self.read([*prompts, negative])
+        self.parts.only("denoiser", of=GENERATING)
         columns, rows = (side // self.configs.factor for side in self.size)
         shape = (self.configs.transformer.in_channels, rows, columns)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -136,6 +141,7 @@ class OmniGen2:
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Grids (h, w, c) of one size -> images (n, 3, H, W) in [0, 1]."""
+        self.parts.only("autoencoder", of=GENERATING)
         grid = torch.stack(list(latents))
         return decode(self.parts["autoencoder"], unpatchify(grid, self.configs.transformer.patch_size))
 
@@ -168,13 +174,14 @@ class OmniGen2:
         new = [text for text in dict.fromkeys(texts) if text not in self.conditions]
         if new:
             self.conditions |= zip(new, (states.cpu() for states in self.read(new)), strict=True)
+        self.parts.only("denoiser", of=self.parts.makers)
         return [self.conditions[text].to(self.device) for text in texts]
 
     def before_training(self, texts: Sequence[str]) -> None:
-        """Encode all captions of the training; then free the language model and all other parts."""
+        """Encode all captions of the training; then keep only the transformer in memory."""
         self.parts.only("language model")
         self.condition([*texts, None])
-        self.parts.only()
+        self.parts.only("denoiser")
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """A complete directory in the published layout, with the weights for reference images; denoiser names are the

@@ -52,8 +52,9 @@ class Options(SmallMemory):
     """`auto` uses the accelerator if there is one. A named device (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
-    release: bool = field(default=True, metadata=SPEED)
-    """Free the parts that the current operation does not need, so that no stage holds the whole model."""
+    offload: Literal["none", "disk", "cpu"] = field(default="disk", metadata=SPEED)
+    """What becomes of weights that the current operation does not need. disk: parts other than the transformer are
+    freed, and read again; cpu: all wait in host memory, also between the steps of generating; none: they stay."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of generated images, in pixels; 0 = 1024."""
     sampling: Sampling = field(default=Sampling(), metadata=SAMPLING)

@@ -16,7 +16,7 @@ from srum_core.models.memory_outline import Outline, size_of
 from srum_showo2.autoencoder import Autoencoder
 from srum_showo2.checkpoint import ATTENTION, PUBLISHED_SIGLIP, head_config, language_config, open_checkpoint, vae_width
 from srum_showo2.denoiser import Sizes
-from srum_showo2.model import LAYERS, ShowO2
+from srum_showo2.model import LAYERS, ShowO2, only_for
 from srum_showo2.options import Options
 from srum_showo2.sampling import sample
 from srum_showo2.understanding import View, ask
@@ -75,12 +75,23 @@ def outline(options: Options, device: str) -> Outline:
         denoiser.showo.lm_head(torch.zeros(count, config.hidden_size, device="meta", dtype=denoiser.showo.dtype))
         del cache
 
+    decodes = size_of(autoencoder)
+    parts, elsewhere = dict.fromkeys(("generate", "judge", "train"), decodes), {}
+    if options.offload == "cpu":
+        apart = only_for(denoiser)
+        head, matrix = (
+            sum(small_memory.size(each.parameters(recurse=False)) for each in apart[name])
+            for name in ("head", "output matrix")
+        )
+        parts["train"] = 0
+        elsewhere = {"generate": matrix, "judge": head, "train": matrix}
     return Outline(
         denoiser=denoiser,
         recipe=model.recipe,
         grid=grid,
         condition=captions,
-        parts=dict.fromkeys(("generate", "judge", "train"), size_of(autoencoder)),
+        parts=parts,
+        elsewhere=elsewhere,
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question is about a separate image."

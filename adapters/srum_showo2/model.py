@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
@@ -17,6 +17,7 @@ from srum_core.models.generation import Reply, speak
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, open_rgb
 from srum_core.models.memory_outline import outline_in
+from srum_core.models.offload import Offload
 from srum_core.models.placement import Places
 from srum_core.models.templates import REASON_FIRST
 from srum_core.models.tensors import patchify, to_image, to_tensor, unpatchify
@@ -48,14 +49,20 @@ class ShowO2:
         self.words = Words.load(
             checkpoint.language, sizes.language.vocab_size, options.caption_tokens, options.control_tokens
         )
-        autoencoder = load_vae(find_vae(options, self.files.directory), sizes.channels, device)
+        first = device if options.offload == "none" else torch.device("cpu")
+        autoencoder = load_vae(find_vae(options, self.files.directory), sizes.channels, first)
         self.build(options, sizes, autoencoder, self.words.markers)
         dtype = choose_dtype(options.dtype, device)
         small_memory.quantize(self.denoiser, options, LAYERS, dtype)
-        places = Places.of(options, device, self.denoiser, BLOCKS, dtype)
+        places = Places.of(options, first, self.denoiser, BLOCKS, dtype)
         self.files.load([self.denoiser], places, dtype)
-        for tables in (self.denoiser.showo.model.rotary_emb, self.denoiser.head_rotary):
-            tables.to(places.first)
+        self.offload = None
+        if options.offload == "cpu":
+            groups = only_for(self.denoiser)
+            self.offload = Offload(self.denoiser, [], groups, {"autoencoder": autoencoder}, device)
+        else:
+            for tables in (self.denoiser.showo.model.rotary_emb, self.denoiser.head_rotary):
+                tables.to(places.first)
         self.denoiser.tie()
         places.connect(self.denoiser, "showo.model.norm", "diffusion_head_b")
 
@@ -71,6 +78,11 @@ class ShowO2:
         self.size = image_size(options, side, self.stride)
         self.vision_size = vision_size(options, side, self.stride)
         self.recipe = make_recipe(options, tokens=1 + self.grid[0] * self.grid[1])
+
+    def keep(self, *names: str) -> None:
+        """Have these groups of layers and parts on the device, if not all are."""
+        if self.offload is not None:
+            self.offload.keep(*names)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -99,9 +111,11 @@ class ShowO2:
         return [Sample(to_image(pixels), failure=failure("image", latent, pixels)) for pixels, latent in pairs]
 
     def _latents(self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None) -> list[Tensor]:
+        self.keep("head", "autoencoder")
         shape = (*self.grid, self.denoiser.sizes.cell)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return sample(self.denoiser, self.condition(prompts), noise, self.options.sampling, watch)
+        captions = [self.words.caption(prompt).to(self.denoiser.device) for prompt in prompts]
+        return sample(self.denoiser, captions, noise, self.options.sampling, watch)
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Grids (h, w, c) -> images (3, H, W) in about [-1, 1]. One by one: the autoencoder needs 2.6 GiB for one
@@ -127,6 +141,7 @@ class ShowO2:
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Latent grids (h, w, c), float32, from the posterior's mean. An image of the generated size is not
         resized; of another one the middle is used, or all of it (`options.crop`)."""
+        self.keep("head", "autoencoder")
         return self.encode_pixels([to_tensor(self.fitted(flatten(image))) for image in images])
 
     def encode_pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -151,8 +166,13 @@ class ShowO2:
         (width, height), (left, top) = covering(size, self.size)
         return left / width, top / height, (left + self.size[0]) / width, (top + self.size[1]) / height
 
+    def before_training(self, texts: Sequence[str]) -> None:
+        """Free the memory of what training does not need."""
+        self.keep("head")
+
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
         """Caption ids; empty where the text is dropped."""
+        self.before_training(())
         return [self.words.caption(text).to(self.denoiser.device) for text in texts]
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
@@ -164,6 +184,7 @@ class ShowO2:
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """All questions in one batch; an image of several questions is encoded once."""
+        self.keep("output matrix", "autoencoder")
         trained = self.options.understanding == "trained"
         images = list(dict.fromkeys((question.image, question.crop) for question in questions))
         views = self.view([open_rgb(*image) for image in images])
@@ -185,6 +206,13 @@ class ShowO2:
         """A square of `options.vision_size`, padded as in training or cropped as by the published script."""
         side = self.vision_size
         return padded(image, side) if self.options.understanding == "trained" else cropped(image, (side, side))
+
+
+def only_for(denoiser: ShowO2Denoiser) -> dict[str, list[nn.Module]]:
+    """The layers that only generating needs, and those that only answering needs."""
+    head = [denoiser.diff_proj, denoiser.diffusion_head_a, denoiser.diffusion_head_b]
+    language = [] if denoiser.sizes.tied else [denoiser.showo.lm_head]
+    return {"head": [each for part in head for each in part.modules()], "output matrix": language}
 
 
 def image_size(options: Options, side: int, stride: int) -> tuple[int, int]:

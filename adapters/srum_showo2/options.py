@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import SAMPLING, SmallMemory
+from srum_core.options import SAMPLING, SPEED, SmallMemory
 
 
 @frozen
@@ -40,6 +40,9 @@ class Options(SmallMemory):
     """`auto` uses the accelerator if there is one. A named device (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
+    offload: Literal["none", "cpu"] = field(default="none", metadata=SPEED)
+    """cpu: host memory holds what a stage does not need: while questions are answered the flow head, while images are
+    generated and trained on the language model's own output matrix, if it has one, and in training the autoencoder."""
     train: Literal["head", "stage-1", "all"] = "head"
     """What is trained: the flow head and its projection, which answering never uses; as the first published stage,
     which adds patches, fusion and time, which answering uses too; or all that reaches the velocity."""

@@ -83,7 +83,7 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
 
 def load(directory: Path, shift: float, guidance: float) -> Any:
     sampling = {"steps": 25, "guidance": guidance, "shift": shift, "unconditional": "dropped_caption"}
-    common = {"use": "omnigen2", "dtype": "float32", "device": "cpu", "release": False, "size": [SIDE, SIDE]}
+    common = {"use": "omnigen2", "dtype": "float32", "device": "cpu", "offload": "none", "size": [SIDE, SIDE]}
     return discover().create("adapter", {**common, "checkpoint": str(directory), "sampling": sampling})
 
 

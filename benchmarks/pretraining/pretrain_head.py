@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         create(out / "fresh", corpus(), recipe.seed)
     sampling = {"steps": 25, "guidance": options.guidance, "shift": recipe.shift, "decoder_steps": 4}
     common = {
-        "use": "blip3o", "dtype": "float32", "device": "cpu", "release": False, "training_turn": "open",
+        "use": "blip3o", "dtype": "float32", "device": "cpu", "offload": "none", "training_turn": "open",
         "sampling": {**sampling, "decoder_guidance": 1.0},
     }  # fmt: skip
     model: Any = registry.create("adapter", {**common, "checkpoint": str(out / "fresh"), "recompute": False})

@@ -417,6 +417,7 @@ def settings_called(word: str) -> list[str]:
 
 
 _ELSEWHERE = {
+    "adapter.offload": "release",
     "train.lr": "learning_rate",
     "train.max_cells": "batch_size train_batch_size per_device_train_batch_size micro_batch_size",
     "train.accumulation": "gradient_accumulation gradient_accumulation_steps grad_accum accumulate_grad_batches",

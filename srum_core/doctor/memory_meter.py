@@ -115,9 +115,11 @@ class _Like(TorchFunctionMode):
             )
         return func(*args, **kwargs)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
         if self.autocast:
             q, k, v = (self._sixteen(each) for each in (q, k, v))
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.empty_like(attn_mask, dtype=q.dtype)  # kernels take numbers, and torch converts
         out: Tensor = _Fused.apply(q, k, v)
         return out
 

@@ -122,8 +122,9 @@ class Planner:
         model, batch = self.outline(settings), settings.generate.batch
         if model.generate is None or settings.generator is not None:
             return None
-        peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
-        need = Need("generate", f"{batch} images", self._weights(model, "generate"), peak)
+        phases = model.phases or [(self._weights(model, "generate"), model.generate)]
+        sizes = [(weights, self._peak(lambda _, work=work: work(batch))) for weights, work in phases]  # type: ignore[misc]
+        need = Need("generate", f"{batch} images", *max(sizes, key=sum))
         return self._spread(settings, model, model.denoiser, need)
 
     def judge(self, settings: Settings) -> Need | None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from srum_core.errors import ConfigError, clean, refuse
+from srum_core.models.hub import device_of
 from srum_core.models.images import open_rgb
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
@@ -44,7 +45,7 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.denoiser.parameters()).device
+        return device_of(self.model)
 
     def velocity(self, noisy: Sequence[Tensor], time: Tensor, texts: Sequence[str | None]) -> list[Tensor]:
         """Return the denoiser's output, float32 on the CPU, without gradient and in training's precision.

@@ -137,6 +137,9 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
     if over and ("device_map" not in options or planner.device.kind == "cpu"):
         return
     yield over
+    can_offload = "offload" in options and not several
+    if can_offload:
+        yield [_option("offload", "cpu")]
     fewer = []
     if find_spec("bitsandbytes") is not None and "quantize" in options:
         fewer = [[_option("quantize", kind), *over] for kind in ("int8", "nf4")]
@@ -144,8 +147,8 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
         more = (_option("quantize_part", "understanding"), _set("train", "method", "lora"))
         fewer = [[*each, change] for change in more for each in fewer]
     yield from fewer
-    if "offload" in options and not several:
-        yield [*(fewer[-1] if fewer else ()), _option("offload", "cpu")]
+    if can_offload and fewer:
+        yield [*fewer[-1], _option("offload", "cpu")]
 
 
 def _option(name: str, value: str) -> Change:
@@ -200,7 +203,7 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     if stage_fix is None:
         least = min(attempts, key=lambda each: each.need.total)
         number = f"{device.count} such devices" if device.spread(settings) else "one such device"
-        message += f" With all weights in full, no setting makes it fit on {number}"
+        message += f" With all its weights there in full, no setting makes it fit on {number}"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
         message += "."

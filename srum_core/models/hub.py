@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -17,8 +17,11 @@ from attrs import field, frozen
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from torch import nn
 
 from srum_core.errors import CheckpointError, ConfigError, clean
+from srum_core.models import small_memory
+from srum_core.protocols import UnifiedModel
 
 log = logging.getLogger("srum")
 _fetching: ContextVar[bool] = ContextVar("fetching", default=True)
@@ -140,30 +143,63 @@ class Checkpoints:
 
 
 class Parts:
-    """Parts by name, loaded when they are needed and let go of when they are not, so that no stage holds all of the
-    model. `release` false keeps whatever was loaded once."""
+    """Parts of a model by name, loaded onto the device when they are first needed.
 
-    def __init__(self, makers: Mapping[str, Callable[[], Any]], release: bool) -> None:
-        self.makers, self.release = makers, release
+    offload  what becomes of those that are not needed: "disk": they are freed, and loaded again later; "cpu": they wait
+             in host memory; "none": they stay on the device"""
+
+    def __init__(
+        self, makers: Mapping[str, Callable[[], Any]], device: torch.device, offload: Literal["none", "disk", "cpu"]
+    ) -> None:
+        self.makers, self.device, self.offload = makers, device, offload
         self.loaded: dict[str, Any] = {}
+        self.waiting: set[str] = set()
+        """Parts in host memory."""
+
+    def add(self, name: str, module: nn.Module) -> None:
+        """Let a module that is on the device, and is never freed, wait in host memory like the parts."""
+        if self.offload == "cpu":
+            self.loaded[name] = module
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.loaded:
             before = _allocated()
             self.loaded[name] = self.makers[name]()
             log.info("loaded the %s (%.1f GB; %.1f GB in all)", name, _allocated() - before, _allocated())
+        elif name in self.waiting:
+            self._move(name, self.device)
+            self.waiting.remove(name)
         return self.loaded[name]
 
-    def only(self, *names: str) -> None:
-        """Let go of every part but these; what is not loaded stays so."""
-        surplus = [name for name in self.loaded if name not in names] if self.release else []
-        for name in surplus:
-            del self.loaded[name]
+    def only(self, *names: str, of: Collection[str] = ()) -> None:
+        """Have these parts on the device, if they were ever loaded, and no others. `of`: all parts of the operation of
+        which these are needed now; they are not freed."""
+        if self.offload == "cpu":
+            surplus = [name for name in self.loaded if name not in {*names, *self.waiting}]
+            for name in surplus:
+                self._move(name, torch.device("cpu"))
+            self.waiting.update(surplus)
+        else:
+            surplus = [name for name in self.loaded if name not in {*names, *of}] if self.offload == "disk" else []
+            for name in surplus:
+                del self.loaded[name]
         if surplus:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             log.info("let go of the %s (%.1f GB in all)", ", the ".join(surplus), _allocated())
+        for name in self.waiting.intersection(names):
+            self[name]
+
+    def _move(self, name: str, device: torch.device) -> None:
+        part = self.loaded[name]
+        for module in [part] if isinstance(part, nn.Module) else part.modules:
+            small_memory.move(module, device)
+
+
+def device_of(model: UnifiedModel) -> torch.device:
+    """Where a model computes: its `device`, if it says one, because its denoiser may wait elsewhere."""
+    return torch.device(getattr(model, "device", None) or next(model.denoiser.parameters()).device)
 
 
 def _allocated() -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ class Outline:
     """Bytes of the weights outside the denoiser in the stages "generate", "judge" and "train"."""
     elsewhere: Mapping[str, int] = field(factory=dict)
     """Bytes of the denoiser's weights that are not on the device in these stages."""
+    phases: Sequence[tuple[int, Callable[[int], object]]] = ()
+    """Where weights are moved while images are generated: what is done one after another for so many images together,
+    in place of `generate`, each with the bytes of all weights that are on the device meanwhile."""
     generate: Callable[[int], object] | None = None
     """Runs once the part of generation that takes the most memory, for so many images together."""
     judge: Callable[[int, int], object] | None = None

@@ -30,7 +30,8 @@ class Offload:
     ) -> None:
         """Puts all of `model` but the groups on the device.
 
-        blocks  its repeated layers, which hold those of the groups and run one after another"""
+        blocks  its repeated layers, which hold those of the groups and run one after another, if any are streamed
+        groups  of modules whose own modules are listed too"""
         self.blocks, self.groups, self.parts, self.device = blocks, groups, parts, device
         cuda: Any = torch.cuda
         self.stream = cuda.Stream(device) if device.type == "cuda" else None
@@ -44,6 +45,7 @@ class Offload:
             if id(each) not in apart:
                 apply: Any = each._apply
                 apply(lambda tensor: tensor.to(device), recurse=False)
+        small_memory.scales_follow(model)
 
     def keep(self, *names: str, streamed: str = "") -> None:
         """Have these groups and parts on the device, and of the group `streamed` the block that runs and the next one.
@@ -53,11 +55,9 @@ class Offload:
         self.kept, self.last, self.waiting = (names, streamed), None, None
         for block in self.blocks:
             remove_hook_from_module(block)
-        for name, layers in self.groups.items():
-            for layer in layers:
-                layer.to(self.device if name in names else "cpu")
-        for name, part in self.parts.items():
-            part.to(self.device if name in names else "cpu")
+        for name, modules in [*self.groups.items(), *((name, [part]) for name, part in self.parts.items())]:
+            for each in modules:
+                small_memory.move(each, self.device if name in names else torch.device("cpu"))
         some = {id(layer) for layer in self.groups.get(streamed, ())}
         for block in self.blocks:
             if layers := [each for each in block.modules() if id(each) in some]:

@@ -131,6 +131,23 @@ def put(module: nn.Module, name: str, tensor: Tensor) -> None:
         setattr(holder, leaf, tensor)
 
 
+def move(module: nn.Module, device: torch.device) -> None:
+    """Move weights, with the scales of quantised ones. Parameters stay the same objects."""
+    nn.Module.to(module, device)  # libraries' own methods warn
+    scales_follow(module)
+
+
+def scales_follow(module: nn.Module) -> None:
+    """Put the scales of 8-bit layers where their weights are: bitsandbytes does not when a module around them moves."""
+    layers: Any = module.modules()
+    for each in layers:
+        weight: Any = getattr(each, "weight", None)
+        if type(weight).__name__ == "Int8Params":
+            for holder in (weight, each.state):  # the layer takes them over when it first runs
+                if holder.CB is not None:
+                    holder.CB, holder.SCB = weight.data, holder.SCB.to(weight.device)
+
+
 def is_quantised(tensor: object) -> bool:
     """Whether a tensor is bitsandbytes' own kind of parameter."""
     return type(tensor).__name__ in ("Params4bit", "Int8Params")

@@ -97,9 +97,6 @@ class _Warnings(logging.Handler):
 
 
 logging.getLogger("srum").addHandler(_Warnings(logging.WARNING))
-# Any import of diffusers imports an installed bitsandbytes, which warns of a kernel that srum does not use, and of
-# every product that it rounds.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def _problems(run: Run, todo: Sequence[Step], launch: str) -> list[str]:
     if stages & {"train", "evaluate"}:
         checks.append(lambda: trackers.check(own.trackers))
     if "train" in stages:
-        held = run.settings.adapter.options.get("offload", "none") != "none"
+        held = run.settings.adapter.options.get("offload") == "cpu"
         checks.append(lambda: trackers.check_offload(held, sharded))
         checks.append(lambda: trackers.check_optimizer(own.optimizer, sharded))
     try:

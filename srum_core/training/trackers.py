@@ -72,8 +72,8 @@ def check_offload(offloaded: bool, several: bool) -> None:
     """Raise TrainingError if several processes train a model that is partly `offloaded` to host memory."""
     if offloaded and several:
         raise TrainingError(
-            "adapter.offload works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
-            "without adapter.offload."
+            "adapter.offload=cpu works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
+            "without adapter.offload=cpu."
         )
 
 

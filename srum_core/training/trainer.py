@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from srum_core.errors import TrainingError, naming
 from srum_core.flow import FlowStep, flow_step
 from srum_core.models import weights
+from srum_core.models.hub import device_of
 from srum_core.runs.files import aside, put_in_place, redo_option, settle, way_out
 from srum_core.runs.progress import NORMAL, progress, tell
 from srum_core.runs.store import check_settings, to_json
@@ -73,8 +74,8 @@ def train(run: Run, round: int) -> Path:
 
 
 def start(run: Run, model: UnifiedModel) -> Accelerator:
-    """Create the accelerator on the device of the adapter's denoiser."""
-    device = next(model.denoiser.parameters()).device
+    """Create the accelerator on the device where the adapter computes."""
+    device = device_of(model)
     precision = run.settings.train.mixed_precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"

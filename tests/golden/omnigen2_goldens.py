@@ -27,7 +27,7 @@ def image(name: str) -> Image.Image:
 @cache
 def model() -> OmniGen2:
     """The checkpoint in float32, all parts kept."""
-    return OmniGen2(Options(checkpoint=str(folder() / "checkpoint"), device="cpu", dtype="float32", release=False))
+    return OmniGen2(Options(checkpoint=str(folder() / "checkpoint"), device="cpu", dtype="float32", offload="none"))
 
 
 @cache
