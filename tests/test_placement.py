@@ -247,7 +247,7 @@ def test_a_plan_is_moved_to_a_device_once() -> None:
     "options, several_processes, message",
     [
         (BagelOptions(device_map="auto"), True, "Leave out --launch"),
-        (BagelOptions(device_map="auto", offload="cpu"), False, "adapter.offload cannot be used together"),
+        (BagelOptions(device_map="auto", offload="cpu"), False, "adapter.offload=cpu cannot be used together"),
         (BagelOptions(device_map="auto", device="cuda:1"), False, "adapter.device=cuda:1 is one accelerator"),
     ],
 )

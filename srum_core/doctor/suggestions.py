@@ -166,17 +166,13 @@ def show(planner: Planner, settings: Settings, console: Console, command: Sequen
     device, stage_needs = planner.device, needs(planner, settings)
     name = f"{device.gib:g} GiB" if device.count == 1 else f"{device.count} devices of {device.gib:g} GiB"
     console.print(table(stage_needs, device.usable))
-    fits = True
+    short = [need for need in stage_needs if need.total > device.usable]
     batches = "; ".join(f"{need.stage} {need.work}" for need in stage_needs)
     console.print(f"At once: {batches}.", markup=False, soft_wrap=True)
-    for need in stage_needs:
-        if need.total > device.usable:
-            fits = False
-            console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
+    for need in short:
+        console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
     # Processes can share the weights in training only.
-    if not fits and (
-        device.count == 1 or any(need.total > device.usable for need in stage_needs if need.stage != "train")
-    ):
+    if short if device.count == 1 else any(need.stage != "train" for need in short):
         ways = together(planner, settings)
         if ways is not None:
             sizes = ", ".join(f"{need.stage} {need.total / GIB:.1f}" for need in ways.needs)
@@ -184,10 +180,10 @@ def show(planner: Planner, settings: Settings, console: Console, command: Sequen
             console.print("  " + shlex.join([*command, *ways.words]), markup=False, soft_wrap=True)
         elif find_spec("bitsandbytes") is None:
             console.print(f"Weights in 4 or 8 bits are planned too with {extra('8bit')}.", markup=False, soft_wrap=True)
-    if fits:
+    if not short:
         console.print(f"All of it fits on {name}, {device.usable / GIB:.1f} of them usable.", markup=False)
     console.print(f"{planner.outline(settings).note} {ASSUMED}".strip(), markup=False, soft_wrap=True)
-    return fits
+    return not short
 
 
 def _advice(planner: Planner, settings: Settings, need: Need) -> str:

@@ -30,9 +30,9 @@ def check(options: SmallMemory, several: bool = False) -> None:
                 "adapter.device_map=auto uses all accelerators from one process. Leave out --launch, with which each "
                 "process uses one, or leave out adapter.device_map."
             )
-        if getattr(options, "offload", "none") != "none":
+        if getattr(options, "offload", "none") == "cpu":
             raise ConfigError(
-                "adapter.device_map=auto and adapter.offload cannot be used together: one holds all weights on "
+                "adapter.device_map=auto and adapter.offload=cpu cannot be used together: one holds all weights on "
                 "accelerators, the other some in host memory. Leave out one of them."
             )
         if ":" in (device := getattr(options, "device", "")):
