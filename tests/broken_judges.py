@@ -226,8 +226,8 @@ class PixelBoxes(Grid):
 # ---- what must be noticed ------------------------------------------------------------------------------------------
 
 JUDGES = {
-    "AsksOnce": (AsksOnce, "test_it_is_a_judge", "must return a list of Question records, but it returned a Question"),
-    "GivesNumbers": (GivesNumbers, "test_a_valid_answer_gives_a_score", "one that holds a float"),
+    "AsksOnce": (AsksOnce, "test_it_is_a_judge", "must return a list of Question records, but it returned Question"),
+    "GivesNumbers": (GivesNumbers, "test_a_valid_answer_gives_a_score", "one that holds float"),
     "ReadsNothing": (ReadsNothing, "test_a_valid_answer_gives_a_score", "gives no score for the answer"),
     "Crashes": (Crashes, "test_odd_answers_are_scores_or_unreadable", "it raised IndexError"),
     "ReturnsSeven": (ReturnsSeven, "test_scores_stay_between_minus_one_and_one", "must be <= 1.0: 7"),

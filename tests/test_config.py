@@ -381,6 +381,7 @@ def test_other_names_are_of_settings_that_exist() -> None:
         "adapter.checkpoint",
         "adapter.size",
         "adapter.device",
+        "adapter.offload",
         "adapter.sampling",
         "adapter.generation_sides",
         "--out",

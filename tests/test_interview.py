@@ -160,10 +160,10 @@ def test_answers_to_other_questions_are_not_read() -> None:
     [
         ([Unreadable(7, "odd", "1")], "a question unreadable that it did not ask"),
         ([Score(0.5, "9")], 'scores region "9"'),
-        ([0.5], '`scores` of "odd" must return a list of Score and Unreadable records, .* holds a float'),
-        (Score(0.5), "but it returned a Score"),
-        (None, "but it returned a NoneType"),
-        ({"1": Score(0.5)}, "but it returned a dict"),
+        ([0.5], '`scores` of "odd" must return a list of Score and Unreadable records, .* holds float'),
+        (Score(0.5), "but it returned Score"),
+        (None, "but it returned NoneType"),
+        ({"1": Score(0.5)}, "but it returned dict"),
     ],
 )
 def test_nonsense_of_a_judge_is_named(scores: Any, message: str) -> None:
@@ -179,9 +179,9 @@ def test_nonsense_of_a_judge_is_named(scores: Any, message: str) -> None:
 @each_row(
     "asked, message",
     [
-        ("How good?", '`questions` of "odd" must return a list of Question records, but it returned a str'),
-        (Question(CANDIDATE.image, "How good?"), "but it returned a Question"),
-        (["How good?"], "but it returned one that holds a str"),
+        ("How good?", '`questions` of "odd" must return a list of Question records, but it returned str'),
+        (Question(CANDIDATE.image, "How good?"), "but it returned Question"),
+        (["How good?"], "but it returned one that holds str"),
     ],
 )
 def test_questions_that_are_none_are_named(asked: Any, message: str) -> None:

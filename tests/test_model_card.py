@@ -19,7 +19,7 @@ from training import clean, make  # noqa: F401 - a fixture
 from srum_core.cli.main import main
 from srum_core.config import to_toml
 from srum_core.evaluation.run import Evaluation
-from srum_core.evaluation.scoring import named
+from srum_core.evaluation.scoring import model_name
 from srum_core.interchange.trained_model import model_card
 from srum_core.options import Use
 from srum_core.runs.run import Run
@@ -117,9 +117,21 @@ def test_a_card_has_the_rounds_of_the_run_that_its_run_started_from(run: Run, tm
 
 def test_the_base_of_a_run_that_started_from_another_is_called_by_that(run: Run, tmp_path: Path) -> None:
     new = make(tmp_path / "new")
-    assert named(Evaluation.after(new, None)) == "toy:ToyModel, before any training"
+    assert model_name(Evaluation.after(new, None)) == "toy:ToyModel, before any training"
     new = Run(new.folder, evolve(new.settings, start=str(run.folder)), new.registry, checked=False)
-    assert named(Evaluation.after(new, None)) == f"toy:ToyModel, trained in {run.folder} to the end of round 1"
+    assert model_name(Evaluation.after(new, None)) == f"toy:ToyModel, trained in {run.folder} to the end of round 1"
+
+
+@pytest.mark.parametrize("checkpoint", ["../base", "models/a--b", ""])
+def test_a_base_without_a_card_has_no_licence(
+    run: Run, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither that of a README of the working directory, nor an error of the hub's library."""
+    (tmp_path / "README.md").write_text("---\nlicense: gpl-3.0\n---\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    use = Use("toy:ToyModel", {"checkpoint": checkpoint} if checkpoint else {})
+    same = Run(run.folder, evolve(run.settings, adapter=use), run.registry, checked=False)
+    assert "Its licence applies to these weights too." in model_card(same, 1, *WHOLE)
 
 
 def test_the_base_of_lora_weights_is_what_they_are_loaded_onto(run: Run, tmp_path: Path) -> None:

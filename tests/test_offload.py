@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from srum_bagel.memory_outline import outline
 from srum_bagel.model import Bagel, unquantised
 from srum_bagel.options import Options
+from srum_core.config.settings import Lora
 from srum_core.doctor.memory_meter import metered
-from srum_core.models import small_memory
+from srum_core.models import small_memory, trained
 from srum_core.models.offload import Fetch, Offload
 from srum_core.records import Question
 from srum_core.testing.fixtures import sample_image
@@ -154,8 +155,8 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
     return kept
 
 
-def moving(name: str) -> Any:
-    model = import_module(f"{name}_layouts").build(offload="cpu")
+def moving(name: str, **options: Any) -> Any:
+    model = import_module(f"{name}_layouts").build(offload="cpu", **options)
     mover = model.offload if name == "showo2" else model.parts
     mover.device = torch.device("cpu:0")
     return model
@@ -240,3 +241,26 @@ def test_scales_of_eight_bits_follow_their_weights() -> None:
         layer.weight.data = torch.zeros_like(layer.weight.data)
         small_memory.move(around, HERE)
         assert not around(x).any()
+
+
+@pytest.mark.parametrize("name", ["blip3o", pytest.param("omnigen2", marks=pytest.mark.slow)])
+def test_eight_bits_with_lora_beside_them_are_moved(name: str, tmp_path: Path) -> None:
+    """A trained model of the second round, in which PEFT's layers are around the quantised ones."""
+    pytest.importorskip("bitsandbytes", reason="the extra 8bit is not installed")
+    model = moving(name, quantize="int8")
+    tuned = lora.tune(model, "lora", Lora(rank=2, dropout=0.0), checkpointing=False)
+    for weight in tuned.parameters.values():
+        nn.init.constant_(weight, 0.02)
+    lora.save(model, tuned, tmp_path / "lora", {})
+    model = moving(name, quantize="int8")
+    trained.apply(model, tmp_path / "lora")
+    (sample,) = model.generate(["a cup"], [0])
+    assert not sample.failure
+
+
+def test_training_again_after_answers_has_the_generation_experts() -> None:
+    model = elsewhere(HERE)
+    model.keep("understanding", "eye")
+    model.condition(["a cup"])
+    assert model.offload is not None
+    assert model.offload.kept == (("generation",), "understanding")

@@ -85,20 +85,27 @@ def test_one_device_or_none_is_the_model_as_it_is() -> None:
             assert not any(hasattr(each, "_hf_hook") for each in model.denoiser.modules())
 
 
-def test_free_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_decides() -> None:
     asked: list[torch.device] = []
 
     def free(device: torch.device) -> int:
         asked.append(device)
         return 2**30
 
-    with several(2) as devices:
-        monkeypatch.setattr(placement, "free", free)
-        monkeypatch.setattr(placement, "divide", divide)
+    with several(2) as devices, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "free", free)
+        patch.setattr(placement, "divide", divide)
         model = load("bagel")
         assert asked == devices
         places = {layer.input_layernorm.weight.device for layer in model.denoiser.language_model.model.layers}
     assert places <= set(devices)
+
+
+def test_memory_that_torch_caches_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [90]
+    module = SimpleNamespace(empty_cache=lambda: taken.__setitem__(0, 40), mem_get_info=lambda _: (100 - taken[0], 100))
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+    assert placement.free(torch.device("cuda", 0)) == 60
 
 
 @pytest.mark.parametrize("kind", ["none", "nf4", "int8"])

@@ -442,6 +442,13 @@ def test_a_device_map_divides_a_stage(registry: plugins.Registry, tmp_path: Path
     assert whole.spread(2).weights == whole.weights // 2 + whole.largest
 
 
+def test_options_that_exclude_each_other_are_refused(registry: plugins.Registry, tmp_path: Path) -> None:
+    plan, settings = planner(registry, tmp_path, kind="cuda")
+    options = {**settings.adapter.options, "device_map": "auto", "offload": "cpu"}
+    with pytest.raises(ConfigError, match="cannot be used together"):
+        plan.outline(attrs.evolve(settings, adapter=attrs.evolve(settings.adapter, options=options)))
+
+
 def test_several_devices_too_small_for_generating_get_a_device_map(registry: plugins.Registry, tmp_path: Path) -> None:
     made, settings = planner(registry, tmp_path, kind="cuda", **LORA)
     most = max(need.spread(2).total for need in needs(made, settings))

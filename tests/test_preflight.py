@@ -47,6 +47,7 @@ FAULTS = [
     ((*BAGEL, "train.optimizer=adamw8bit"), "needs the package bitsandbytes"),
     ((*BAGEL, "train.optimizer=adamw8bit", "--launch", "fsdp2"), "does not work on sharded weights"),
     ((*BAGEL, "adapter.offload=cpu", "--launch", "fsdp2"), "adapter.offload=cpu works with one process"),
+    ((*BAGEL, "adapter.offload=cpu", "--launch", "ddp"), "Leave out --launch"),
     ((*BAGEL, "adapter.device_map=auto", "--launch", "ddp"), "uses all accelerators from one process"),
     ((*BAGEL, "adapter.device_map=auto", "adapter.offload=cpu"), "cannot be used together"),
     ((*BAGEL, "adapter.quantize=nf4"), "adapter.quantize=nf4 needs the package bitsandbytes"),

@@ -237,6 +237,7 @@ class Bagel:
 
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
         """Caption ids with start and end of text; empty where the text is dropped."""
+        self.before_training(())
         return [self.chat.frame(text).to(self.denoiser.device) for text in texts]
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:

@@ -86,7 +86,7 @@ class Client:
     """The refused items, plural, and the consequence: "questions are recorded as unreadable"."""
     probe_kind: ClassVar[str]
     """The request of `_harmless`: "a short question about a white image", with its article."""
-    changes: ClassVar[Sequence[tuple[str, str | None]]]
+    changes: Sequence[tuple[str, str | None]]
     """Optional fields of a request, each with the name that other servers use (None: no other name)."""
     elsewhere = True
     """It computes on other machines."""
@@ -157,7 +157,7 @@ class Client:
             known += fresh
 
     def _ask_all(self, asks: Sequence[Ask], answers: dict[str, Answer], stored: int, total: int) -> None:
-        """Put the replies into `found`. The first failure, or Ctrl-C, stops the rest at once."""
+        """Put the replies into `answers`. The first failure, or Ctrl-C, stops the rest at once."""
         stop = self._wire.Stop()
         self._under_way.add(stop)
         most = self.options.concurrency * len(self._servers.servers)

@@ -43,6 +43,10 @@ _checked: dict[str, tuple[str, Sequence[str]]] = {}
 log = logging.getLogger("srum")
 
 
+class NoEffect(ConfigError):
+    """LoRA weights that are sent with a request do not change its image."""
+
+
 class RemoteGenerator(Client):
     """Generates by requests to servers, one for each image.
 
@@ -54,7 +58,12 @@ class RemoteGenerator(Client):
         "a harmless prompt: the prompt is not the cause but something in every request, such as the generator's model, "
         "size, steps, guidance or extra."
     )
-    changes = (("response_format", None), ("output_format", None), ("modalities", None), ("seed", None))
+    changes: Sequence[tuple[str, str | None]] = (
+        ("response_format", None),
+        ("output_format", None),
+        ("modalities", None),
+        ("seed", None),
+    )
     options: GeneratorOptions
 
     def __init__(self, options: GeneratorOptions | None = None) -> None:
@@ -65,6 +74,7 @@ class RemoteGenerator(Client):
         self._on_base = False
         """The servers list the base model, so the LoRA weights depend on that field."""
         self._servers.verify = self._verify
+        self._all = self._servers.servers
 
     @classmethod
     def preflight(cls, options: GeneratorOptions) -> None:
@@ -94,37 +104,48 @@ class RemoteGenerator(Client):
         self._lora = {"name": name, "path": str(path)} if self.options.load == "lora" else {}
         try:
             self._find_model()
+        except (AnswerError, ConfigError) as error:
+            return self._instructions(error, name, path)
+        try:
             if self._on_base:
                 self.check()
+        except NoEffect as error:
+            return self._instructions(error, name, path)
         except (AnswerError, ConfigError) as error:
-            base = shlex.quote(self.options.model or (self._model if self._on_base else "MODEL"))
-            folder = shlex.quote(str(path))
-            command = f"vllm serve {folder} --omni --served-model-name {name}"
-            if self._lora:
-                command = f"sglang serve --model-path {base} --lora-path {folder} --served-model-name {name}"
-            ports = [urlsplit(server.where).port or 80 for server in self._servers.servers]
-            commands = "".join(f"\n  {command} --port {port}" for port in ports)
-            if self._lora:
-                commands += f"\nor with vllm serve {base} --omni, which gets the folder with every request."
-            return f"{error} Let it load {path} and serve it as {name}, for example with{commands}"
+            return str(error)
+        if self._lora and not self._on_base:  # the served model has the weights: a server may refuse the field
+            self.changes = (*type(self).changes, ("lora", None))
         return ""
+
+    def _instructions(self, error: Exception, name: str, path: Path) -> str:
+        """The error, with commands that serve what is at `path` as `name`."""
+        base = shlex.quote(self.options.model or (self._model if self._on_base else "MODEL"))
+        folder = shlex.quote(str(path))
+        command = f"vllm serve {folder} --omni --served-model-name {name}"
+        if self._lora:
+            command = f"sglang serve --model-path {base} --lora-path {folder} --served-model-name {name}"
+        ports = [urlsplit(server.where).port or 80 for server in self._servers.servers]
+        commands = "".join(f"\n  {command} --port {port}" for port in ports)
+        if self._lora:
+            commands += f"\nor with vllm serve {base} --omni, which gets the folder with every request."
+        return f"{error} Let it load {path} and serve it as {name}, for example with{commands}"
 
     def check(self) -> str:
         """The note for every image, such as that seeds are ignored. The first time, every server is tested.
 
         Raises ConfigError for a server that ignores prompts, AnswerError for one that returns no image or another size,
-        or that cannot be reached; a single one of several is then left out."""
+        or that cannot be reached. Of several servers, those that fail like that, except by size, are left out."""
         self._find_model()
         urls = read_urls(self.options.url or os.environ.get("OPENAI_BASE_URL", ""), self.options.kind)
         key = key_of({"urls": urls, "on base": self._on_base, **self._prepare(PROBES[0], 1).asked})
         if key not in _checked:
             _checked[key] = self._test_all(urls)
         note, absent = _checked[key]
-        self._servers.servers = [server for server in self._servers.servers if server.where not in absent]
+        self._servers.servers = [server for server in self._all if server.where not in absent]
         return note
 
     def _test_all(self, urls: Sequence[str]) -> tuple[str, Sequence[str]]:
-        """The first note of a server, and the servers that cannot be reached."""
+        """The first note of a server, and the servers that are left out."""
         notes, absent = [], dict[str, AnswerError]()
         for url in urls:
             alone = attrs.evolve(
@@ -162,7 +183,7 @@ class RemoteGenerator(Client):
                 "server."
             )
         if plain and (noise > SAME or _difference(first, plain[0]) <= least):
-            raise ConfigError(
+            raise NoEffect(
                 f"The server at {url} serves the base model {clean(self._model)}, and the field lora of a request does "
                 "not change its images."
             )

@@ -66,7 +66,7 @@ def _usable_url(options: ServerOptions, attribute: Any, value: str) -> None:
 
 
 def _whole_size(options: GeneratorOptions, attribute: Any, value: tuple[int, int]) -> None:
-    if min(value) < 0 or (0 in value and value != (0, 0)):
+    if min(value) < 0 or any(value) != all(value):
         raise ValueError(f"'{attribute.name}' should be a width and a height above 0, or [0, 0]")
 
 

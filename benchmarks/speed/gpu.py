@@ -244,9 +244,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--points", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--recompute", action="store_true", help="activations in the backward pass")
-    parser.add_argument("--predict", action="store_true", help="memory only, as of an accelerator: needs none")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="too (default: not on a CPU)")
+    parser.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
+    parser.add_argument("--predict", action="store_true", help="only predict an accelerator's memory; needs none")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="also compiled (default: not on a CPU)"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only what has this in its name")
     parser.add_argument("--peak", type=float, default=989e12, help="of the device, a second (default: H100, H200)")
     options = parser.parse_args(arguments)

@@ -62,7 +62,8 @@ class Parser(argparse.ArgumentParser):
         hints = [self._meant(word.partition("=")[0]) for word in unknown if word.startswith("--")]
         if (typed := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)) is not None:
             close = did_you_mean(typed[1], re.findall(r"[\w-]+", typed[2])).strip()
-            hints.append("Training is a program of its own: srum-train." if typed[1] == "train" else close)
+            is_command = typed[1] == "train" and "COMMAND" in message
+            hints.append("Training is a program of its own: srum-train." if is_command else close)
         super().error("".join([message, *(f"\n{hint}" for hint in hints if hint)]))
 
     def _meant(self, option: str) -> str:

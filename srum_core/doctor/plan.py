@@ -18,6 +18,7 @@ from srum_core.errors import ConfigError
 from srum_core.flow import flow_step
 from srum_core.models import small_memory
 from srum_core.models.memory_outline import Outline
+from srum_core.options import SmallMemory
 from srum_core.plugins import Registry
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
@@ -42,7 +43,7 @@ class Device:
         """Bytes left for tensors. An assumption: a GPU's context and libraries take 1 GiB, and 5 % is lost in gaps."""
         return max(0.0, self.gib - 1) * 0.95 * GIB if self.kind == "cuda" else self.gib * GIB
 
-    def spread(self, settings: Settings) -> bool:
+    def is_spread(self, settings: Settings) -> bool:
         """Whether one process uses all of them."""
         return self.count > 1 and self.kind == "cuda" and settings.adapter.options.get("device_map") == "auto"
 
@@ -106,7 +107,7 @@ class Planner:
     run: Run
 
     def outline(self, settings: Settings) -> Outline:
-        """Return the adapter's outline. Raises ConfigError if it has none."""
+        """Return the adapter's outline. Raises ConfigError if it has none, or for options that exclude each other."""
         adapter: Any = self.registry.load("adapter", settings.adapter.use)
         if not hasattr(adapter, "outline"):
             raise ConfigError(
@@ -114,7 +115,10 @@ class Planner:
                 "srum doctor measures it with its weights; docs/writing-an-adapter.md explains how to add one."
             )
         base, _ = on_base(settings.adapter)
-        outline: Outline = adapter.outline(self.registry.options("adapter", base), self.device.kind)
+        options = self.registry.options("adapter", base)
+        if isinstance(options, SmallMemory):
+            small_memory.check(options)
+        outline: Outline = adapter.outline(options, self.device.kind)
         return outline
 
     def generate(self, settings: Settings) -> Need | None:
@@ -185,7 +189,7 @@ class Planner:
         """With the largest layer of `module`; over all devices if the settings ask for it."""
         blocks = [each for each in module.modules() if type(each).__name__ in model.recipe.blocks]
         need = attrs.evolve(need, largest=max(map(_gathered, blocks), default=0))
-        return need.spread(self.device.count) if self.device.spread(settings) else need
+        return need.spread(self.device.count) if self.device.is_spread(settings) else need
 
     @staticmethod
     def _state(optimizer: str, numbers: int) -> int:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from srum_core.config import Settings
 from srum_core.doctor.plan import GIB, Device, Need, Planner
-from srum_core.errors import TrainingError, extra
+from srum_core.errors import ConfigError, TrainingError, extra
 from srum_core.evaluation.formatting import Grid
 
 ASSUMED = (
@@ -123,8 +123,8 @@ def together(planner: Planner, settings: Settings) -> Together | None:
                 fitting_needs.append(fix_of_stage.need)
             else:
                 return Together(tuple(dict.fromkeys(words)), tuple(fitting_needs))
-        except TrainingError:
-            continue  # trained weights would be quantised
+        except (ConfigError, TrainingError):
+            continue  # trained weights would be quantised, or options exclude each other
     return None
 
 
@@ -132,7 +132,7 @@ def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
     """Yield ways to hold the weights, those that change training least first."""
     component = planner.registry.component("adapter", settings.adapter.use)
     options = attrs.fields_dict(component.options) if component.options else {}
-    several, spread = planner.device.count > 1, planner.device.spread(settings)
+    several, spread = planner.device.count > 1, planner.device.is_spread(settings)
     over = [_option("device_map", "auto")] if several and not spread else []
     if over and ("device_map" not in options or planner.device.kind == "cpu"):
         return
@@ -192,18 +192,18 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     stage_fix = fix(planner, settings, need, attempts)
     message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
     ways = [] if stage_fix is None else [f"{' '.join(stage_fix.words)} ({stage_fix.need.total / GIB:.1f})"]
-    if need.stage == "train" and (stage_fix is None or device.count > 1) and not device.spread(settings):
+    if need.stage == "train" and (stage_fix is None or device.count > 1) and not device.is_spread(settings):
         ways += _shared(device, attempts)
     if need.stage == "judge":
         ways.append("an answerer elsewhere, such as answerer=remote")
     if stage_fix is None:
         least = min(attempts, key=lambda each: each.need.total)
-        number = f"{device.count} such devices" if device.spread(settings) else "one such device"
+        number = f"{device.count} such devices" if device.is_spread(settings) else "one such device"
         message += f" With all its weights there in full, no setting makes it fit on {number}"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
         message += "."
-        larger = "devices" if device.spread(settings) else "a device"
+        larger = "devices" if device.is_spread(settings) else "a device"
         ways.append(" and ".join([f"{larger} of {device.holding(least.need.total)} GiB", *least.words]))
     return f"{message} It fits with {'; or '.join(ways)}."
 

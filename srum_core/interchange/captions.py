@@ -38,7 +38,7 @@ _METADATA = ("metadata.jsonl", "metadata.csv")
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)
 """The EXIF tag, and its values that ask for another orientation."""
 
-Places = Iterator[tuple[str, Callable[[], Json]]]
+Sources = Iterator[tuple[str, Callable[[], Json]]]
 """Where each record is, and a function that reads it; the function raises Unusable."""
 
 
@@ -92,7 +92,7 @@ def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -
             yield Bad(where, str(error))
 
 
-def _records(data: Path, fields: Fields, split: str) -> tuple[Places, list[Path]]:
+def _records(data: Path, fields: Fields, split: str) -> tuple[Sources, list[Path]]:
     """Return the records, and the folders that may hold their images."""
     if not data.exists():
         return _from_hub(data, fields, split)
@@ -115,7 +115,7 @@ def _records(data: Path, fields: Fields, split: str) -> tuple[Places, list[Path]
     )
 
 
-def _from_table(path: Path) -> Places:
+def _from_table(path: Path) -> Sources:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in reader:
@@ -130,7 +130,7 @@ def _row(row: Json) -> Json:
     return {name.strip(): cell for name, cell in row.items() if cell}
 
 
-def _beside_images(folder: Path) -> Places:
+def _beside_images(folder: Path) -> Sources:
     paths = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)))
     images = [path for path in paths if path.suffix.lower() in SUFFIXES]
     captioned = {path.with_suffix("") for path in images}
@@ -160,7 +160,7 @@ def _alone(path: Path) -> Json:
     raise Unusable(f"there is no image {path.stem} beside this caption")
 
 
-def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Places, list[Path]]:
+def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Sources, list[Path]]:
     name = data.as_posix()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?", name) or data.suffix in (".jsonl", ".json", ".csv", ".parquet"):
         raise RecordError(f"{data} does not exist.")

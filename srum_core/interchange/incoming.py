@@ -72,7 +72,7 @@ class Unusable(Exception):
 
 
 def check_image(name: str, data: bytes) -> File:
-    """Check that bytes are an image. Raises Unusable."""
+    """Return bytes that were checked to be an image. Raises Unusable."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -216,11 +216,13 @@ def _licence(base: str) -> dict[str, str]:
     """What the base's own model card says about its licence, for ours; {} where it is not here or says nothing."""
     from huggingface_hub import metadata_load, try_to_load_from_cache
 
+    if not base:
+        return {}
     card: Any = Path(base).expanduser() / "README.md"
-    if _HUB.fullmatch(base) and not card.is_file():
-        card = try_to_load_from_cache(base, "README.md")
     about: Any = {}
-    with suppress(OSError, ValueError, TypeError, YAMLError):  # TypeError: it is not in the cache
+    with suppress(OSError, ValueError, TypeError, YAMLError):  # ValueError: no name of the hub; TypeError: not cached
+        if _HUB.fullmatch(base) and not card.is_file():
+            card = try_to_load_from_cache(base, "README.md")
         about = metadata_load(card)
     texts = {key: about.get(key) for key in _LICENCE} if isinstance(about, dict) else {}
     return {key: clean(text) for key, text in texts.items() if isinstance(text, str)} if texts.get("license") else {}

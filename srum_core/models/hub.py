@@ -173,7 +173,7 @@ class Parts:
 
     def only(self, *names: str, of: Collection[str] = ()) -> None:
         """Have these parts on the device, if they were ever loaded, and no others. `of`: all parts of the operation of
-        which these are needed now; they are not freed."""
+        which these are needed now; with "disk" they stay loaded."""
         if self.offload == "cpu":
             surplus = [name for name in self.loaded if name not in {*names, *self.waiting}]
             for name in surplus:

@@ -24,7 +24,7 @@ from srum_core.models import small_memory
 from srum_core.options import SmallMemory
 
 _BITS = {"Params4bit": 4, "Int8Params": 8}
-"""Of a weight in bitsandbytes' parameters, without the scales."""
+"""Bits of a weight by the class of its parameter, without scales."""
 
 
 @frozen
@@ -45,7 +45,7 @@ class Places:
         dtype: torch.dtype,
         beside: int = 0,
     ) -> Places:
-        """Of a model on the meta device, over this machine's accelerators if the options ask for it.
+        """Divide a model on the meta device over this machine's accelerators if the options ask for it.
 
         device  what the option `device` gives
         layers  a regular expression for the names of the repeated layers, in the order in which they run
@@ -75,14 +75,16 @@ class Places:
             add_hook_to_module(model.get_submodule(name), AlignDevicesHook(self(name)))
 
     def device_map(self, model: nn.Module) -> dict[str, torch.device]:
-        """The same for libraries: modules that together cover every tensor."""
+        """Return the devices for libraries, by modules that together hold every tensor."""
         holding = (name for name, each in model.named_modules() if any(True for _ in named_module_tensors(each)))
         return dict(clean_device_map({name: self(name) for name in holding}))
 
 
 def free(device: torch.device) -> int:
-    """Bytes that are free on an accelerator."""
-    return int(torch.get_device_module(device).mem_get_info(device)[0])
+    """Return the bytes that are free on an accelerator, without torch's cache."""
+    module = torch.get_device_module(device)
+    module.empty_cache()  # of a model that was there before
+    return int(module.mem_get_info(device)[0])
 
 
 def divide(sizes: Sequence[int], rest: int, room: Sequence[int]) -> list[int]:

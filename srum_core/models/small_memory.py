@@ -141,7 +141,7 @@ def scales_follow(module: nn.Module) -> None:
     """Put the scales of 8-bit layers where their weights are: bitsandbytes does not when a module around them moves."""
     layers: Any = module.modules()
     for each in layers:
-        weight: Any = getattr(each, "weight", None)
+        weight: Any = each._parameters.get("weight")  # a layer's own: PEFT's layers show that of the one inside
         if type(weight).__name__ == "Int8Params":
             for holder in (weight, each.state):  # the layer takes them over when it first runs
                 if holder.CB is not None:

@@ -249,11 +249,11 @@ def listed(method: str, results: Any, *kinds: type) -> list[Any]:
     """What a plugin's method returned, as a list. Raises PluginError if it is no list of these records."""
     needed = f"{method} must return a list of {' and '.join(kind.__name__ for kind in kinds)} records"
     if isinstance(results, str | Mapping) or not isinstance(results, Iterable):
-        raise PluginError(f"{needed}, but it returned a {type(results).__name__}.")
+        raise PluginError(f"{needed}, but it returned {type(results).__name__}.")
     records = list(results)
     for each in records:
         if not isinstance(each, kinds):
-            raise PluginError(f"{needed}, but it returned one that holds a {type(each).__name__}.")
+            raise PluginError(f"{needed}, but it returned one that holds {type(each).__name__}.")
     return records
 
 

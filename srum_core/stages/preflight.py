@@ -62,7 +62,7 @@ def _problems(run: Run, todo: Sequence[Step], launch: str) -> list[str]:
         checks.append(lambda: trackers.check(own.trackers))
     if "train" in stages:
         held = run.settings.adapter.options.get("offload") == "cpu"
-        checks.append(lambda: trackers.check_offload(held, sharded))
+        checks.append(lambda: trackers.check_offload(held, several))
         checks.append(lambda: trackers.check_optimizer(own.optimizer, sharded))
     try:
         named = list(_components(run, todo))

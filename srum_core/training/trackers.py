@@ -72,8 +72,8 @@ def check_offload(offloaded: bool, several: bool) -> None:
     """Raise TrainingError if several processes train a model that is partly `offloaded` to host memory."""
     if offloaded and several:
         raise TrainingError(
-            "adapter.offload=cpu works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
-            "without adapter.offload=cpu."
+            "adapter.offload=cpu works with one process. Leave out --launch; or use --launch fsdp2-offload without "
+            "adapter.offload=cpu."
         )
 
 
@@ -205,8 +205,8 @@ class WandB:
             ]
             layer = {"box_data": boxes, "class_labels": {0: "below 0", 1: "0 or more", 2: "no score"}}
             images.append(wandb.Image(open_rgb(each.image), caption=each.caption, boxes={"regions": layer}))
-        # The candidates are step 0: a training that begins again does not log them twice, as W&B ignores earlier steps.
-        self.run.log({name: images}, step=None if step else 0)
+        # A training that begins again does not log its candidates twice: W&B ignores earlier steps.
+        self.run.log({name: images}, step=0 if name == "candidates" else None)
 
     def table(
         self, name: str, step: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]

@@ -119,6 +119,7 @@ class Trainer:
         self.tuned = lora.tune(
             self.model, settings.method, lora_settings, settings.checkpointing, settings.compile, several
         )
+        trackers.check_offload(run.settings.adapter.options.get("offload") == "cpu", world > 1)
         if several:
             blocks = lora.find_blocks(self.tuned.module, self.model.recipe.blocks)
             parameters = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
@@ -127,7 +128,6 @@ class Trainer:
         else:
             # An adapter that holds some of its weights elsewhere places them itself.
             devices = {each.device for each in self.tuned.module.parameters()}
-            trackers.check_offload(any(each.type != accelerator.device.type for each in devices), world > 1)
             self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[len(devices) == 1])
         lora.check_types(self.tuned, accelerator.mixed_precision)
         needs_start = getattr(objective, "needs_start", False)

@@ -52,7 +52,8 @@ def test_attention_patterns(bagel: Goldens) -> None:
     assert cases
     for case in cases:
         total = sum(length for _, length in case["splits"])
-        context = Context.empty(1, 1, 1, total, torch.float32, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        context = Context.empty([cpu], 1, 1, total, torch.float32, cpu)
         values, rows = torch.eye(total)[None, None], []
         order = []
         for mode, length in case["splits"]:

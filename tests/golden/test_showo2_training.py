@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from golden_sets import image
 from showo2_goldens import (
     cases,
     close,
     folder,
     grids,
-    image,
     latents,
     model,
     need,
