@@ -246,6 +246,39 @@ def test_a_server_that_returns_untested_generates_nothing(server: Server) -> Non
     assert sorted(body["prompt"] for body in asked(server)) == ["a cat", "a dog", "two dogs"]
 
 
+def test_a_server_that_is_away_again_does_not_hide_those_that_are_back(server: Server) -> None:
+    with serving() as other:
+        other.act = drop
+        made = remote(server, other)
+        assert made.generate(["a cat"], [1])[0].model == "painter"
+        generator._checked.clear()
+        server.act, other.act = drop, Painter()
+        assert made.generate(["a dog"], [1])[0].model == "painter"
+        assert [body["prompt"] for body in asked(other)] == ["a dog"]
+
+
+def test_a_fault_of_a_server_is_not_answered_with_what_it_should_load(server: Server) -> None:
+    server.act = Painter(paint=ignoring_prompts)
+    message = remote(server, load="lora").follow("round-1", Path("weights"), "1")
+    assert "ignores prompts" in message
+    assert "Let it load" not in message
+
+
+def test_a_server_with_the_weights_may_refuse_their_field(server: Server) -> None:
+    painter = Painter(model="round-1")
+
+    def act(handler: Handler) -> None:
+        if handler.body and "lora" in handler.body:
+            handler.reply(400, json.dumps({"error": {"message": "Unrecognized request argument: lora"}}))
+        else:
+            painter(handler)
+
+    server.act = act
+    made = remote(server, load="lora")
+    assert made.follow("round-1", Path("weights"), "1") == ""
+    assert made.generate(["a cat"], [1])[0].model == "round-1"
+
+
 # ---- hostile servers -------------------------------------------------------------------------------------------------
 
 

@@ -152,7 +152,7 @@ class RemoteGenerator(Client):
                 self.options, url=url, model=self._model, cache="off", retries=min(1, self.options.retries)
             )
             single = RemoteGenerator(alone)
-            single._lora, single._on_base = self._lora, self._on_base
+            single._lora, single._on_base, single.changes = self._lora, self._on_base, self.changes
             try:
                 notes.append(single._test(url))
             except AnswerError as unreachable:
