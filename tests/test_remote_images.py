@@ -249,7 +249,7 @@ def test_a_server_that_returns_untested_generates_nothing(server: Server) -> Non
 def test_a_server_that_is_away_again_does_not_hide_those_that_are_back(server: Server) -> None:
     with serving() as other:
         other.act = drop
-        made = remote(server, other)
+        made = remote(server, other, retries=0)
         assert made.generate(["a cat"], [1])[0].model == "painter"
         generator._checked.clear()
         server.act, other.act = drop, Painter()
