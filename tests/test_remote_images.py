@@ -249,10 +249,12 @@ def test_a_server_that_returns_untested_generates_nothing(server: Server) -> Non
 def test_a_server_that_is_away_again_does_not_hide_those_that_are_back(server: Server) -> None:
     with serving() as other:
         other.act = drop
-        made = remote(server, other, retries=0)
+        made = remote(server, other)
         assert made.generate(["a cat"], [1])[0].model == "painter"
         generator._checked.clear()
         server.act, other.act = drop, Painter()
+        for each in made._all:
+            each.wakes = 0.0
         assert made.generate(["a dog"], [1])[0].model == "painter"
         assert [body["prompt"] for body in asked(other)] == ["a dog"]
 
