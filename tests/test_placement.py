@@ -14,15 +14,13 @@ import training
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from devices import Opened, several
+from golden_models import EVERY, GOLDENS, LORA, MODELS, options_of
 from near import off
 from rows import each_row
 from torch import Tensor, nn
 
 from srum_bagel.attention import Joint, rope
-from srum_bagel.model import Bagel
 from srum_bagel.options import Options as BagelOptions
-from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Options as Blip3oOptions
 from srum_core.errors import ConfigError
 from srum_core.models import placement, small_memory, weights
 from srum_core.models.placement import Places, divide
@@ -30,29 +28,14 @@ from srum_core.options import SmallMemory
 from srum_core.records import Question
 from srum_core.training import lora, metrics
 from srum_core.training.trainer import Trainer, train
-from srum_omnigen2.model import OmniGen2
-from srum_omnigen2.options import Options as OmniGen2Options
-from srum_showo2.model import ShowO2
-from srum_showo2.options import Options as ShowO2Options
 
-GOLDENS = Path(__file__).parent / "golden"
-MODELS: dict[str, tuple[Any, Any]] = {
-    "bagel": (Bagel, BagelOptions),
-    "blip3o": (Blip3o, Blip3oOptions),
-    "omnigen2": (OmniGen2, OmniGen2Options),
-    "showo2": (ShowO2, ShowO2Options),
-}
-EVERY = ["bagel", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "bagel")]
-LORA: Any = SimpleNamespace(rank=2, alpha=4.0, dropout=0.0)
 HOST, META = torch.device("cpu"), torch.device("meta")
 
 
 def load(name: str, **options: Any) -> Any:
-    made, kind = MODELS[name]
-    size = {"size": (96, 64)} if name == "omnigen2" else {}
+    model, kind = MODELS[name]
     sampling = attrs.evolve(kind().sampling, steps=3)
-    given = {"device_map": "auto", "dtype": "float32", "sampling": sampling, **size, **options}
-    return made(kind(checkpoint=str(GOLDENS / name / "checkpoint"), **given))
+    return model(options_of(name, **{"device_map": "auto", "dtype": "float32", "sampling": sampling, **options}))
 
 
 # ---- where layers are ------------------------------------------------------------------------------------------------

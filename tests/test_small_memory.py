@@ -7,11 +7,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from golden_models import EVERY, GOLDENS, LORA, MODELS, options_of
 from near import off
 from rows import each_row
 from safetensors.torch import load_file, save_file
@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from srum_bagel.model import EXPERTS, Bagel
 from srum_bagel.options import Options as BagelOptions
-from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Options as Blip3oOptions
 from srum_core.config import load_settings
 from srum_core.errors import CheckpointError, ConfigError, TrainingError
 from srum_core.interchange.trained_model import in_full
@@ -28,28 +26,12 @@ from srum_core.models import small_memory, trained
 from srum_core.plugins import discover
 from srum_core.runs.run import Run
 from srum_core.training import lora
-from srum_omnigen2.model import OmniGen2
-from srum_omnigen2.options import Options as OmniGen2Options
-from srum_showo2.model import ShowO2
-from srum_showo2.options import Options as ShowO2Options
 
 bits = pytest.importorskip("bitsandbytes", reason="the extra 8bit is not installed")
 
-GOLDENS = Path(__file__).parent / "golden"
-MODELS: dict[str, tuple[Any, Any]] = {
-    "bagel": (Bagel, BagelOptions),
-    "blip3o": (Blip3o, Blip3oOptions),
-    "omnigen2": (OmniGen2, OmniGen2Options),
-    "showo2": (ShowO2, ShowO2Options),
-}
-EVERY = ["bagel", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "bagel")]
-LORA: Any = SimpleNamespace(rank=2, alpha=4.0, dropout=0.0)
-
 
 def load(name: str, **options: Any) -> Any:
-    made, kind = MODELS[name]
-    size = {"size": (96, 64)} if name == "omnigen2" else {}
-    return made(kind(checkpoint=str(GOLDENS / name / "checkpoint"), device="cpu", **size, **options))
+    return MODELS[name][0](options_of(name, device="cpu", **options))
 
 
 def inner(model: Any) -> list[nn.Module]:
@@ -138,9 +120,7 @@ def test_bagel_s_experts_hold_all_large_weights() -> None:
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("name", EVERY)
 def test_weights_take_the_bytes_that_are_planned(name: str, kind: str) -> None:
-    made, options = MODELS[name]
-    size = {"size": (96, 64)} if name == "omnigen2" else {}
-    outline = made.outline(options(checkpoint=str(GOLDENS / name / "checkpoint"), quantize=kind, **size), "cpu")
+    outline = MODELS[name][0].outline(options_of(name, quantize=kind), "cpu")
     model = load(name, quantize=kind)  # after the plan: what is kept of that must not be used
     held = [small_memory.size(each.parameters()) for each in inner(model)]
     assert small_memory.size(outline.denoiser.parameters()) == held[0]

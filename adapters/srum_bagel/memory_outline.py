@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,7 +16,7 @@ from srum_bagel.sampling import Contexts, next_logits, sample
 from srum_bagel.vae import AutoencoderSizes, autoencoder_sizes
 from srum_core.models import small_memory
 from srum_core.models.hub import choose_dtype
-from srum_core.models.memory_outline import Outline, size_of
+from srum_core.models.memory_outline import OWN_SIZES, Outline, is_published, size_of
 from srum_core.models.offload import saved
 from srum_core.models.weights import Stored
 
@@ -95,19 +94,15 @@ def outline(options: Options, device: str) -> Outline:
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question has its own image."
-        + (" Sizes are those that the adapter knows of the published checkpoint." if _known(options) else ""),
+        + OWN_SIZES * is_published(options.checkpoint, PUBLISHED),
     )
 
 
 def read_all_sizes(options: Options) -> tuple[Sizes, AutoencoderSizes]:
     """Return the sizes of the model and of its autoencoder, reading no weights. Raises CheckpointError."""
-    if _known(options):
+    if is_published(options.checkpoint, PUBLISHED):
         language, vision, rest = PUBLISHED[options.checkpoint]
         return build_sizes(language, vision, **rest), FLUX
     directory = CHECKPOINTS.find(options.checkpoint, "meta")  # whatever its size: nothing is loaded
     shapes, decodes = (Stored.open(directory, stems, "BAGEL").shapes for stems in (WEIGHTS, ("ae",)))
     return read_sizes(directory, shapes), autoencoder_sizes(decodes)
-
-
-def _known(options: Options) -> bool:
-    return options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()

@@ -19,7 +19,7 @@ from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader, language_config, recomputing
 from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_dtype
-from srum_core.models.memory_outline import Outline, size_of
+from srum_core.models.memory_outline import OWN_SIZES, Outline, is_published, size_of
 from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.weights import read_json
 
@@ -50,8 +50,8 @@ PUBLISHED = {
 def outline(options: Options, device: str) -> Outline:
     """Outline a local checkpoint, or a published one by its hub id, without the feature tower, which encodes before
     training. Raises CheckpointError."""
-    is_published = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    config, head, queries, side, unet_config, vae_config = _sizes(options, is_published)
+    published = is_published(options.checkpoint, PUBLISHED)
+    config, head, queries, side, unet_config, vae_config = _sizes(options, published)
     dtype = choose_dtype(options.dtype, torch.device(device))
     language = recomputing(meta_model(config, dtype))
     with torch.device("meta"):
@@ -118,7 +118,8 @@ def outline(options: Options, device: str) -> Outline:
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; left out are the "
         "feature tower, which is loaded between judging and training only, and the vision tower's activations."
-        + (" Sizes are the adapter's own for the published checkpoint." if is_published else ""),
+        + OWN_SIZES
+        * published,
     )
 
 
@@ -126,8 +127,8 @@ Sizes = tuple[Qwen2_5_VLConfig, dit.Sizes, int, int, Mapping[str, Any], Mapping[
 """Language model, head, queries, rows (and columns) of the feature grid, UNet and autoencoder."""
 
 
-def _sizes(options: Options, is_published: bool) -> Sizes:
-    if is_published:
+def _sizes(options: Options, published: bool) -> Sizes:
+    if published:
         config = PUBLISHED[options.checkpoint]
         head = dit.Sizes(config["hidden_size"], 1792, 1792, blocks=24, heads=28, kv_heads=28, feed_forward=4864)
         language = language_config(config, Path(options.checkpoint))

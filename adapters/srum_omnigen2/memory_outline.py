@@ -12,7 +12,7 @@ from torch import Tensor
 
 from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_dtype
-from srum_core.models.memory_outline import Outline, size_of
+from srum_core.models.memory_outline import OWN_SIZES, Outline, is_published, size_of
 from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.tensors import unpatchify
 from srum_omnigen2.checkpoint import open_checkpoint, read_configs
@@ -45,8 +45,8 @@ _VISION_PIXELS = (3136, 12_845_056)
 
 def outline(options: Options, device: str) -> Outline:
     """Outline a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
-    is_published = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    if is_published:
+    published = is_published(options.checkpoint, PUBLISHED)
+    if published:
         configs = read_configs(Path(options.checkpoint), *PUBLISHED[options.checkpoint])
         image_input = ImageInput.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
     else:
@@ -108,6 +108,5 @@ def outline(options: Options, device: str) -> Outline:
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; the activations of "
-        "the vision tower and the encoder are left out."
-        + (" Sizes are the adapter's own for the published checkpoint." if is_published else ""),
+        "the vision tower and the encoder are left out." + OWN_SIZES * published,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,7 +11,7 @@ from transformers import SiglipVisionConfig
 
 from srum_core.models import small_memory
 from srum_core.models.hub import choose_dtype
-from srum_core.models.memory_outline import Outline, size_of
+from srum_core.models.memory_outline import OWN_SIZES, Outline, is_published, size_of
 from srum_showo2.autoencoder import Autoencoder
 from srum_showo2.checkpoint import ATTENTION, PUBLISHED_SIGLIP, head_config, language_config, open_checkpoint, vae_width
 from srum_showo2.denoiser import Sizes
@@ -37,8 +36,8 @@ PUBLISHED = {
 
 def outline(options: Options, device: str) -> Outline:
     """Outline a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
-    is_published = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    sizes, width = (published_sizes(options.checkpoint), 96) if is_published else _sizes(options)
+    published = is_published(options.checkpoint, PUBLISHED)
+    sizes, width = (published_sizes(options.checkpoint), 96) if published else _sizes(options)
     with torch.device("meta"):
         autoencoder = Autoencoder(width, sizes.channels)
     model = object.__new__(ShowO2)
@@ -95,7 +94,7 @@ def outline(options: Options, device: str) -> Outline:
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question is about a separate image."
-        + (" Sizes are the adapter's own for the published checkpoint." if is_published else ""),
+        + OWN_SIZES * published,
     )
 
 

@@ -135,16 +135,16 @@ def _sign(fits: Mapping[Convention, Fit]) -> Finding:
     ours, most = fits[OURS].share, fits[best].share
     if most < EXPLAINED:
         return _nothing(fits[OURS], most)
-    mends = " ".join(each for each in (OUTPUTS[best.output][1], CLOCKS[best.clock][1]) if each)
+    correction = " ".join(each for each in (OUTPUTS[best.output][1], CLOCKS[best.clock][1]) if each)
     observation = (
         f"as it is, {_percent(ours)} of noise - clean is explained; with {best.output} at {best.clock} as what the "
         f"model means, {most:.0%}"
     )
-    if mends and 1 - most < CLEARLY * (1 - ours):
-        return Finding(SIGN, "wrong", f"{mends} ({observation[0].upper()}{observation[1:]}.)")
+    if correction and 1 - most < CLEARLY * (1 - ours):
+        return Finding(SIGN, "wrong", f"{correction} ({observation[0].upper()}{observation[1:]}.)")
     if ours >= EXPLAINED:
         return Finding(SIGN, "fine", f"The velocity explains {ours:.0%} of noise - clean.")
-    if not mends:
+    if not correction:
         return Finding(SIGN, "fine", f"The velocity explains {most:.0%} of noise - clean, once the scale is fixed.")
     return Finding(SIGN, "undecided", f"Sign and time cannot be determined: {observation}.")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -46,6 +47,15 @@ class Outline:
     """Does once what takes the most memory in answering so many questions together, with so many new tokens each."""
     note: str = ""
     """A sentence on the assumptions and omissions of the numbers."""
+
+
+OWN_SIZES = " Sizes are the adapter's own for the published checkpoint."
+"""Ends the note where nothing was read."""
+
+
+def is_published(checkpoint: str, known: Container[str]) -> bool:
+    """Return whether a checkpoint is a hub id of which an adapter knows the sizes, and no folder here."""
+    return checkpoint in known and not Path(checkpoint).expanduser().is_dir()
 
 
 def size_of(*modules: nn.Module) -> int:
