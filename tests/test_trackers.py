@@ -152,6 +152,8 @@ def test_wandb_gets_the_same(tracked: tuple[Run, Stub]) -> None:
         }
         for box, label, score in expected.boxes
     ]
+    for again in (base, evaluation):  # an evaluation that is made again replaces its images
+        assert [step for step, values in again.logged if "evaluation" in values] == [None, None]
     (_, images), (_, table) = evaluation.logged
     assert images["evaluation"][0].caption.startswith("a leaf number 0\ngreen ")
     assert table["evaluation"].columns == ["measure", "n", "base", "round 1", "change"]
